@@ -1,0 +1,169 @@
+//! How an attempt ends: a result, or a failure of a named class.
+
+use crate::ids::{Digest, Fence, JobId, WorkerId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// `POST /api/v1/result`: the job is done. The image must have been uploaded before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Completed {
+    pub worker: WorkerId,
+    pub job: JobId,
+    pub fence: Fence,
+    pub result: SampleResult,
+}
+
+/// What one guided sample gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleResult {
+    /// Digest of the PNG, under which it was uploaded.
+    pub image_sha256: Digest,
+    /// The objective's predicted activation of the saved 8-bit image, z-scored beta units.
+    pub activation: f64,
+    /// Predicted activation of every named ROI of the subject's encoder, mean over its voxels.
+    pub roi_activation: BTreeMap<String, f64>,
+    pub probe: ProbeResult,
+    /// γ times (voxels predicted / mask's denominator): what the gradient was really scaled by.
+    pub effective_gamma: f64,
+    pub seconds: PhaseSeconds,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// What the job asked for that the recipe of the paper does not have, in words; empty for the exact recipe.
+    pub deviations: Vec<String>,
+    pub software: String,
+}
+
+/// Zero-shot classification of the saved image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// The class of the single prompt with the highest cosine.
+    pub class: String,
+    /// Best cosine per class, in the condition's order.
+    pub class_similarity: Vec<f64>,
+    /// Cosine of every prompt, in the condition's order.
+    pub similarity: Vec<f64>,
+}
+
+/// Wall seconds by phase, for the GPU-second ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct PhaseSeconds {
+    pub loading: f64,
+    pub sampling: f64,
+    pub scoring: f64,
+    pub uploading: f64,
+}
+
+/// `POST /api/v1/fail`: the attempt failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    pub worker: WorkerId,
+    pub job: JobId,
+    pub fence: Fence,
+    pub class: FailureClass,
+    /// What was being done, to which file, what was found, what to do.
+    pub message: String,
+    pub seconds: PhaseSeconds,
+}
+
+/// Why an attempt failed. The worker names the class, the coordinator's policy table decides what happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    OutOfMemory,
+    DeviceFault,
+    /// The lease ran out.
+    Lost,
+    Preempted,
+    /// Given back by a worker that was asked to stop.
+    Drained,
+    /// The inputs are wrong; a retry cannot mend that.
+    BadInput,
+    /// NaN or infinity in latents or scores.
+    NonFinite,
+    Io,
+    Timeout,
+    Bug,
+}
+
+impl FailureClass {
+    pub const ALL: [FailureClass; 10] = [
+        Self::OutOfMemory,
+        Self::DeviceFault,
+        Self::Lost,
+        Self::Preempted,
+        Self::Drained,
+        Self::BadInput,
+        Self::NonFinite,
+        Self::Io,
+        Self::Timeout,
+        Self::Bug,
+    ];
+
+    /// The name used in the database, on the wire and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OutOfMemory => "out_of_memory",
+            Self::DeviceFault => "device_fault",
+            Self::Lost => "lost",
+            Self::Preempted => "preempted",
+            Self::Drained => "drained",
+            Self::BadInput => "bad_input",
+            Self::NonFinite => "non_finite",
+            Self::Io => "io",
+            Self::Timeout => "timeout",
+            Self::Bug => "bug",
+        }
+    }
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no failure class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a failure class")]
+pub struct UnknownFailureClass(String);
+
+impl FromStr for FailureClass {
+    type Err = UnknownFailureClass;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|class| class.as_str() == text).ok_or_else(|| UnknownFailureClass(text.to_owned()))
+    }
+}
+
+/// What the coordinator did with a result or a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// It counts.
+    Accepted,
+    /// The same message had been accepted before; nothing changed.
+    Duplicate,
+    /// Its fence is old: a result is kept for audit and never counted, a failure is ignored.
+    Superseded,
+}
+
+/// The answer to [`Completed`] and [`Failed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    pub disposition: Disposition,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_class_reads_back_from_its_name_and_from_json() {
+        for class in FailureClass::ALL {
+            assert_eq!(class.as_str().parse(), Ok(class));
+            assert_eq!(serde_json::to_string(&class).ok(), Some(format!("\"{class}\"")));
+        }
+        assert!("lots".parse::<FailureClass>().is_err());
+    }
+}
