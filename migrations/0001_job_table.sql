@@ -7,6 +7,7 @@ CREATE TABLE owner (
     host        TEXT    NOT NULL,
     pid         INTEGER NOT NULL,
     url         TEXT    NOT NULL,
+    endpoint    TEXT    NOT NULL,   -- path of the endpoint file, which holds the token
     started_at  INTEGER NOT NULL,
     renewed_at  INTEGER NOT NULL
 ) STRICT;

@@ -1,1 +1,11 @@
-//! placeholder
+//! Brain-guided diffusion (Luo et al., NeurIPS 2023): models, guided sampler, voxel encoder, probes.
+//!
+//! No network, no database: everything here is a function of files and numbers.
+
+pub mod encoder;
+pub mod image;
+pub mod layers;
+pub mod models;
+pub mod probe;
+pub mod sampler;
+pub mod weights;

@@ -1,0 +1,1 @@
+//! The brain encoder: image to voxels, and objectives over voxels.

@@ -1,0 +1,1 @@
+//! Images as files: PNG with metadata, 8-bit conversion, resizing.

@@ -1,0 +1,1 @@
+//! Guided sampling: schedule, solver, self-attention guidance, brain guidance, noise.

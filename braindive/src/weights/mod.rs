@@ -1,0 +1,1 @@
+//! Checkpoints: which files a model folder holds, which key feeds which layer.

@@ -1,0 +1,1 @@
+//! The folder store of images and other files, by content.

@@ -1,0 +1,1 @@
+//! The job table: state machine, policy, the one writer, read-only views.

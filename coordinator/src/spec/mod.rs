@@ -1,0 +1,1 @@
+//! Experiment files: YAML text to a validated experiment, with every mistake named.
