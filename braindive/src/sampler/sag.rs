@@ -1,0 +1,62 @@
+//! Self-attention guidance (Hong et al. 2023): away from the prediction for latents that are blurred where the network looks.
+
+use super::Diffusion;
+use super::schedule::NoiseLevel;
+use crate::layers::gaussian_blur;
+use crate::models::unet::MidAttention;
+use candle_core::{DType, Result, Tensor};
+
+/// Keys that get more than this much attention, summed over queries and averaged over heads, are blurred: the mean is 1.
+const THRESHOLD: f64 = 1.0;
+
+/// What one step of self-attention guidance computed.
+#[derive(Debug, Clone)]
+pub struct SelfAttentionGuidance {
+    /// Attention that each pixel of the mid map gets: [height·width].
+    pub attn_colsum: Tensor,
+    /// 1 where the map is blurred, else 0: [height, width].
+    pub mask: Tensor,
+    /// x̂₀ of the plain prediction, [1, 4, h, w]; so are all below.
+    pub pred_x0: Tensor,
+    pub blurred: Tensor,
+    pub degraded_latents: Tensor,
+    pub degraded_pred: Tensor,
+    /// ε + s (ε − ε(degraded)), section 4.2.
+    pub noise_pred: Tensor,
+}
+
+/// `noise_pred`: ε of `latents`, whose forward pass gave `attention`. Runs the network once more, without gradient.
+///
+/// # Errors
+/// The latents are smaller than 5×5.
+pub fn self_attention_guidance(
+    diffusion: &Diffusion,
+    latents: &Tensor,
+    noise_pred: &Tensor,
+    attention: &MidAttention,
+    prompt_embeds: &Tensor,
+    level: NoiseLevel,
+    scale: f64,
+) -> Result<SelfAttentionGuidance> {
+    let (_, _, height, width) = latents.dims4()?;
+    let attn_colsum = attention.probabilities.mean(1)?.sum(1)?.squeeze(0)?;
+    let mask = attn_colsum.gt(THRESHOLD)?.to_dtype(latents.dtype())?.reshape((attention.height, attention.width))?;
+    let upsampled = mask.reshape((1, 1, attention.height, attention.width))?.upsample_nearest2d(height, width)?;
+    let pred_x0 = level.pred_x0(latents, noise_pred)?;
+    let blurred = gaussian_blur(&pred_x0)?;
+    let degraded = (blurred.broadcast_mul(&upsampled)? + pred_x0.broadcast_mul(&(1.0 - upsampled)?)?)?;
+    let degraded_latents = level.renoised(&degraded, noise_pred)?;
+    let degraded_pred = diffusion.unet.forward(&degraded_latents, level.timestep, prompt_embeds)?;
+    let noise_pred = (noise_pred + ((noise_pred - &degraded_pred)? * scale)?)?;
+    Ok(SelfAttentionGuidance { attn_colsum, mask, pred_x0, blurred, degraded_latents, degraded_pred, noise_pred })
+}
+
+impl SelfAttentionGuidance {
+    /// The share of the map that is blurred.
+    ///
+    /// # Errors
+    /// The mask cannot be read.
+    pub fn blurred_share(&self) -> Result<f64> {
+        self.mask.to_dtype(DType::F64)?.mean_all()?.to_scalar()
+    }
+}

@@ -1,0 +1,8 @@
+//! The guided sampler against traces of the PyTorch reference (`tests/reference/README.md`).
+#![allow(clippy::unwrap_used)]
+
+mod case;
+mod double_precision;
+mod free_run;
+mod refusals;
+mod teacher_forced;

@@ -1,0 +1,88 @@
+//! What the sampler does with bad models, bad parameters, and an observer that has seen enough.
+
+use crate::case::Case;
+use braindive::encoder::Encoder;
+use braindive::error::Error;
+use braindive::sampler::{Diffusion, sample};
+use candle_core::{DType, Device, Tensor};
+use std::ops::ControlFlow;
+
+#[test]
+fn an_observer_stops_the_run_between_steps() {
+    let case = Case::load("small_s5", DType::F32);
+    let mut seen = Vec::new();
+    let error = sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |step| {
+        seen.push((step.index, step.steps));
+        Ok(if step.index == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })
+    .unwrap_err();
+    assert!(matches!(error, Error::Stopped { step: 1 }), "{error}");
+    assert_eq!(seen, [(0, 5), (1, 5)]);
+}
+
+#[test]
+fn latents_that_are_not_finite_end_the_run_with_the_step() {
+    let mut case = Case::load("small_s5", DType::F32);
+    case.parameters.gamma = 1e38;
+    let error =
+        sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| Ok(ControlFlow::Continue(())));
+    assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
+    case.parameters.gamma = 130.0;
+    case.parameters.initial_latents = (case.parameters.initial_latents * f64::NAN).unwrap();
+    let error =
+        sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| Ok(ControlFlow::Continue(())));
+    assert!(matches!(error, Err(Error::NonFinite { step: 0, what: "latents" })), "{error:?}");
+}
+
+#[test]
+fn latents_of_the_wrong_shape_are_refused_before_the_first_step() {
+    let mut case = Case::load("small_s5", DType::F32);
+    for shape in [[1, 3, 16, 16], [2, 4, 16, 16], [1, 4, 16, 15], [1, 4, 4, 4]] {
+        case.parameters.initial_latents = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+        let result = sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| {
+            panic!("a step was made from latents of shape {shape:?}")
+        });
+        assert!(matches!(result, Err(Error::Parameter { .. })), "{shape:?}");
+    }
+    assert_eq!(case.diffusion.latent_shape(48, 32).unwrap(), [1, 4, 16, 24]);
+    assert!(case.diffusion.latent_shape(50, 32).is_err());
+}
+
+#[test]
+fn a_head_of_another_backbone_is_refused_with_both_files() {
+    let small = Case::load("small_s5", DType::F32);
+    let deep = small.folder.with_file_name("deep_s10");
+    let result = Encoder::load(small.folder.join("bundle/clip"), deep.join("bundle/encoder"), DType::F32, &Device::Cpu);
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("deep_s10/bundle/encoder/head.safetensors maps 32 features"), "{message}");
+    assert!(message.contains("small_s5/bundle/clip/open_clip_config.json makes 24"), "{message}");
+}
+
+#[test]
+fn a_model_with_another_configuration_names_the_tensor_that_does_not_fit() {
+    let case = Case::load("small_s5", DType::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let source = case.folder.join("bundle/sd");
+    for part in ["unet", "vae", "scheduler"] {
+        std::fs::create_dir(folder.path().join(part)).unwrap();
+        for file in std::fs::read_dir(source.join(part)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+        }
+    }
+    let load = || Diffusion::load(folder.path(), DType::F32, &Device::Cpu).map(|_| ());
+    load().unwrap();
+    let config = folder.path().join("unet/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"cross_attention_dim\": 32", "\"cross_attention_dim\": 48")).unwrap();
+    let message = load().unwrap_err().to_string();
+    assert!(message.contains("attn2.to_k.weight") && message.contains("[24, 32], expected [24, 48]"), "{message}");
+    std::fs::write(&config, text.replace("CrossAttnDownBlock2D", "AttnDownBlock2D")).unwrap();
+    let message = load().unwrap_err().to_string();
+    assert!(message.contains("down_block_types") && message.contains("AttnDownBlock2D"), "{message}");
+    std::fs::write(&config, text).unwrap();
+    let weights = folder.path().join("vae/diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(matches!(load(), Err(Error::Truncated { .. })));
+}
