@@ -1,1 +1,3 @@
 //! The networks, with the published key names.
+
+pub mod tokenizer;

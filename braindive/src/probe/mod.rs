@@ -1,1 +1,3 @@
 //! Zero-shot classification by an image-text model.
+
+pub mod prompts;

@@ -1,1 +1,3 @@
 //! Guided sampling: schedule, solver, self-attention guidance, brain guidance, noise.
+
+pub mod noise;
