@@ -1,8 +1,10 @@
 //! Brain-guided diffusion (Luo et al., NeurIPS 2023): models, guided sampler, voxel encoder, probes.
 //!
 //! No network, no database: everything here is a function of files and numbers.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod encoder;
+pub mod error;
 pub mod image;
 pub mod layers;
 pub mod models;

@@ -1,0 +1,65 @@
+//! What can go wrong between a model folder and a sampled image.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate that reads files or samples.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says what was being done, to which file, what was found, what was expected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("reading {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+
+    #[error("writing {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+
+    #[error(
+        "{} is truncated: it has {found} bytes and its header promises {expected}; copy or download it again",
+        path.display()
+    )]
+    Truncated { path: PathBuf, found: u64, expected: u64 },
+
+    #[error("{} is not a safetensors file: {source}", path.display())]
+    NotSafetensors { path: PathBuf, source: safetensors::SafeTensorError },
+
+    #[error("{} has no tensor `{key}`{}", path.display(), nearest.as_ref().map(|name| format!("; the nearest name is `{name}`")).unwrap_or_default())]
+    MissingTensor { path: PathBuf, key: String, nearest: Option<String> },
+
+    #[error("tensor `{key}` in {} has shape {found:?}, expected {expected:?}", path.display())]
+    WrongShape { path: PathBuf, key: String, found: Vec<usize>, expected: Vec<usize> },
+
+    #[error("tensor `{key}` in {} holds {found}, expected {expected}", path.display())]
+    WrongType { path: PathBuf, key: String, found: String, expected: &'static str },
+
+    #[error("reading the configuration {}: {source}", path.display())]
+    Config { path: PathBuf, source: serde_json::Error },
+
+    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    Unsupported { path: PathBuf, key: String, found: String, expected: String },
+
+    #[error(
+        "the head {} maps {found} features to voxels, but the backbone {} makes {expected}; use the backbone that the head was fitted on",
+        head.display(), backbone.display()
+    )]
+    HeadMismatch { head: PathBuf, backbone: PathBuf, found: usize, expected: usize },
+
+    #[error("region `{region}` holds no voxel that the head predicts; choose another region or relax its threshold")]
+    EmptyRegion { region: String },
+
+    #[error("region `{region}` names voxel {voxel}, but the head predicts voxels 0 to {last}")]
+    NoSuchVoxel { region: String, voxel: usize, last: usize },
+
+    #[error("{what} is {found}, expected {expected}")]
+    Parameter { what: &'static str, found: String, expected: String },
+
+    #[error("{what} holds NaN or infinity after step {step}")]
+    NonFinite { step: usize, what: &'static str },
+
+    #[error("sampling was stopped after step {step}")]
+    Stopped { step: usize },
+
+    #[error("tensor computation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,138 @@
+//! Fully connected layer: y = x Wᵀ + b over the last dimension.
+
+use super::gemm::{Matrix, multiply};
+use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, with_elements, with_optional};
+use crate::error;
+use crate::weights::Weights;
+use candle_core::{Result, Shape, Tensor};
+
+/// Rows per task.
+const ROWS: usize = 64;
+
+/// A frozen fully connected layer.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// [outputs, inputs]
+    weight: Tensor,
+    /// [outputs]
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `weight` [outputs, inputs] and `bias` [outputs] below `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load(inputs: usize, outputs: usize, weights: &Weights) -> error::Result<Self> {
+        Ok(Self { bias: Some(weights.get(&[outputs], "bias")?), ..Self::load_without_bias(inputs, outputs, weights)? })
+    }
+
+    /// Reads `weight` [outputs, inputs] below `weights`.
+    ///
+    /// # Errors
+    /// The tensor is missing or has another shape.
+    pub fn load_without_bias(inputs: usize, outputs: usize, weights: &Weights) -> error::Result<Self> {
+        Ok(Self { weight: weights.get(&[outputs, inputs], "weight")?, bias: None })
+    }
+
+    /// `weight`: [outputs, inputs]; `bias`: [outputs].
+    ///
+    /// # Errors
+    /// The tensors cannot be made contiguous.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        Ok(Self { weight: weight.detach().contiguous()?, bias: bias.map(|b| b.detach().contiguous()).transpose()? })
+    }
+
+    /// `x`: [..., inputs]; returns [..., outputs].
+    ///
+    /// # Errors
+    /// The last dimension is not the number of inputs.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op1(self.clone())
+    }
+}
+
+impl Kernel for Linear {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let x = &inputs[0];
+        let (outputs, features) = self.weight.dims2()?;
+        let shape = replace_width(x.dims, features, outputs)?;
+        let mut y = vec![T::zero(); shape.elem_count()];
+        with_elements::<T, _>(&self.weight, |weight| {
+            with_optional::<T, _>(self.bias.as_ref(), |bias| {
+                for_each_chunk(&mut y, ROWS * outputs, 2 * x.data.len() * outputs, |i, y| {
+                    let rows = y.len() / outputs;
+                    if let Some(bias) = bias {
+                        y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+                    }
+                    let x = Matrix::new(&x.data[i * ROWS * features..], rows, features, features);
+                    let weight = Matrix::new(weight, outputs, features, features);
+                    multiply(y, outputs, bias.is_some(), x, weight.transposed());
+                });
+            })
+        })??;
+        Ok((y, shape))
+    }
+}
+
+custom_op!(
+    Linear,
+    CustomOp1,
+    "frozen-linear",
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&InputGradient { weight: self.weight.clone() })?))
+    }
+);
+
+/// gx = gy W.
+struct InputGradient {
+    weight: Tensor,
+}
+
+impl Kernel for InputGradient {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let grad = &inputs[0];
+        let (outputs, features) = self.weight.dims2()?;
+        let shape = replace_width(grad.dims, outputs, features)?;
+        let mut gx = vec![T::zero(); shape.elem_count()];
+        with_elements::<T, _>(&self.weight, |weight| {
+            for_each_chunk(&mut gx, ROWS * features, 2 * grad.data.len() * features, |i, gx| {
+                let rows = gx.len() / features;
+                let grad = Matrix::new(&grad.data[i * ROWS * outputs..], rows, outputs, outputs);
+                multiply(gx, features, false, grad, Matrix::new(weight, outputs, features, features));
+            });
+        })?;
+        Ok((gx, shape))
+    }
+}
+
+custom_op!(InputGradient, CustomOp1, "frozen-linear-input-gradient");
+
+fn replace_width(dims: &[usize], from: usize, to: usize) -> Result<Shape> {
+    match dims.split_last() {
+        Some((&width, rest)) if width == from => Ok([rest, &[to]].concat().into()),
+        _ => candle_core::bail!("a linear layer over {from} features was given a tensor of shape {dims:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, assert_gradient, random};
+    use super::*;
+
+    #[test]
+    fn equals_a_matrix_product_and_its_gradient_is_exact() {
+        let (weight, bias, x) = (random(&[5, 7], 1), random(&[5], 2), random(&[2, 70, 7], 3));
+        let layer = Linear::new(&weight, Some(&bias)).unwrap();
+        let composed = x.broadcast_matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+        assert_close(&layer.forward(&x).unwrap(), &composed, 1e-13);
+        assert_gradient(&x, |x| layer.forward(x));
+        let layer = Linear::new(&weight, None).unwrap();
+        assert_gradient(&x, |x| layer.forward(x));
+    }
+
+    #[test]
+    fn another_number_of_features_is_an_error() {
+        assert!(Linear::new(&random(&[5, 7], 1), None).unwrap().forward(&random(&[2, 6], 2)).is_err());
+    }
+}

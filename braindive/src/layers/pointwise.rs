@@ -1,0 +1,229 @@
+//! Functions of single elements: activations, gated activations, the clamp of an image to 0..1.
+
+use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+use candle_core::{Result, Shape, Tensor, bail};
+
+/// Elements per task.
+const CHUNK: usize = 1 << 14;
+
+/// 1/√2
+const INV_SQRT_2: f64 = std::f64::consts::FRAC_1_SQRT_2;
+/// 1/√(2π)
+const INV_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x·σ(x)
+    Silu,
+    /// x·Φ(x) with the exact error function.
+    Gelu,
+    /// x·σ(1.702 x), as OpenAI's CLIP has it.
+    QuickGelu,
+}
+
+impl Activation {
+    /// The function of every element of `x`.
+    ///
+    /// # Errors
+    /// `x` is not f32 or f64 on the CPU.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        x.contiguous()?.apply_op1(Pointwise::Activation(self))
+    }
+}
+
+/// Clamps to 0..1 with PyTorch's gradient: it passes where 0 <= x <= 1, the bounds included.
+///
+/// # Errors
+/// `x` is not f32 or f64 on the CPU.
+pub fn clamp_unit(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Pointwise::ClampUnit)
+}
+
+/// Gated linear unit: [..., 2d] → first half · gelu(second half), [..., d] (Shazeer 2020).
+///
+/// # Errors
+/// The last dimension is odd.
+pub fn geglu(x: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op1(Geglu)
+}
+
+pub(super) fn sigmoid<T: Element>(x: T) -> T {
+    T::one() / (T::one() + (-x).exp())
+}
+
+/// Φ(x), the normal distribution function.
+fn normal_cdf<T: Element>(x: T) -> T {
+    T::from_f64(0.5) * (T::one() + (x * T::from_f64(INV_SQRT_2)).erf())
+}
+
+/// d/dx x·Φ(x) = Φ(x) + x·φ(x)
+fn gelu_derivative<T: Element>(x: T) -> T {
+    normal_cdf(x) + x * T::from_f64(INV_SQRT_2PI) * (x * x * T::from_f64(-0.5)).exp()
+}
+
+#[derive(Clone, Copy)]
+enum Pointwise {
+    Activation(Activation),
+    ClampUnit,
+}
+
+impl Pointwise {
+    fn value<T: Element>(self, x: T) -> T {
+        match self {
+            Self::Activation(Activation::Silu) => x * sigmoid(x),
+            Self::Activation(Activation::Gelu) => x * normal_cdf(x),
+            Self::Activation(Activation::QuickGelu) => x * sigmoid(x * T::from_f64(1.702)),
+            Self::ClampUnit if x < T::zero() => T::zero(),
+            Self::ClampUnit if x > T::one() => T::one(),
+            Self::ClampUnit => x,
+        }
+    }
+
+    fn derivative<T: Element>(self, x: T) -> T {
+        let swish = |x: T, slope: T| {
+            let s = sigmoid(x * slope);
+            s * (T::one() + x * slope * (T::one() - s))
+        };
+        match self {
+            Self::Activation(Activation::Silu) => swish(x, T::one()),
+            Self::Activation(Activation::Gelu) => gelu_derivative(x),
+            Self::Activation(Activation::QuickGelu) => swish(x, T::from_f64(1.702)),
+            Self::ClampUnit if x >= T::zero() && x <= T::one() => T::one(),
+            Self::ClampUnit => T::zero(),
+        }
+    }
+}
+
+impl Kernel for Pointwise {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let x = &inputs[0];
+        let mut y = x.data.to_vec();
+        for_each_chunk(&mut y, CHUNK, 16 * x.data.len(), |_, y| y.iter_mut().for_each(|y| *y = self.value(*y)));
+        Ok((y, Shape::from(x.dims)))
+    }
+}
+
+custom_op!(
+    Pointwise,
+    CustomOp1,
+    "pointwise",
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &PointwiseGradient(*self))?))
+    }
+);
+
+/// gx = f′(x)·gy.
+struct PointwiseGradient(Pointwise);
+
+impl Kernel for PointwiseGradient {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let (x, grad) = (&inputs[0], &inputs[1]);
+        let mut gx = grad.data.to_vec();
+        for_each_chunk(&mut gx, CHUNK, 24 * x.data.len(), |i, gx| {
+            gx.iter_mut().zip(&x.data[i * CHUNK..]).for_each(|(g, &x)| *g *= self.0.derivative(x));
+        });
+        Ok((gx, Shape::from(x.dims)))
+    }
+}
+
+custom_op!(PointwiseGradient, CustomOp2, "pointwise-gradient");
+
+struct Geglu;
+
+impl Kernel for Geglu {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let x = &inputs[0];
+        let half = x.width() / 2;
+        let shape = match x.dims.split_last() {
+            Some((&width, rest)) if width == 2 * half && half > 0 => Shape::from([rest, &[half]].concat()),
+            _ => bail!("a gated linear unit was given a tensor of shape {:?}, expected an even last dimension", x.dims),
+        };
+        let mut y = vec![T::zero(); shape.elem_count()];
+        for_each_chunk(&mut y, half, 24 * x.data.len(), |i, y| {
+            let (value, gate) = x.data[2 * i * half..2 * (i + 1) * half].split_at(half);
+            for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
+                *y = value * gate * normal_cdf(gate);
+            }
+        });
+        Ok((y, shape))
+    }
+}
+
+custom_op!(
+    Geglu,
+    CustomOp1,
+    "geglu",
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &GegluGradient)?))
+    }
+);
+
+struct GegluGradient;
+
+impl Kernel for GegluGradient {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let (x, grad) = (&inputs[0], &inputs[1]);
+        let half = grad.width();
+        let mut gx = x.data.to_vec();
+        for_each_chunk(&mut gx, 2 * half, 48 * x.data.len(), |i, gx| {
+            let grad = &grad.data[i * half..(i + 1) * half];
+            let (value, gate) = gx.split_at_mut(half);
+            for ((value, gate), &grad) in value.iter_mut().zip(gate).zip(grad) {
+                let by_value = grad * *gate * normal_cdf(*gate);
+                *gate = grad * *value * gelu_derivative(*gate);
+                *value = by_value;
+            }
+        });
+        Ok((gx, Shape::from(x.dims)))
+    }
+}
+
+custom_op!(GegluGradient, CustomOp2, "geglu-gradient");
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, assert_gradient, gradient, random};
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn activations_equal_their_compositions_and_their_gradients_are_exact() {
+        let x = (random(&[3, 7], 1) * 4.0).unwrap();
+        let quick = (&x
+            * (&x * 1.702).unwrap().neg().unwrap().exp().unwrap().affine(1.0, 1.0).unwrap().recip().unwrap())
+        .unwrap();
+        let cases = [
+            (Activation::Silu, x.silu().unwrap()),
+            (Activation::Gelu, x.gelu_erf().unwrap()),
+            (Activation::QuickGelu, quick),
+        ];
+        for (activation, composed) in cases {
+            assert_close(&activation.forward(&x).unwrap(), &composed, 1e-10);
+            assert_gradient(&x, |x| activation.forward(x));
+        }
+        assert_gradient(&(random(&[3, 10], 2) * 4.0).unwrap(), geglu);
+        assert!(geglu(&random(&[3, 7], 1)).is_err());
+    }
+
+    #[test]
+    fn the_error_function_is_exact_to_the_precision_of_its_type() {
+        // erf(0.5), erf(1), erf(2) from Abramowitz & Stegun, table 7.1.
+        let known =
+            [(0.5f64, 0.520_499_877_813_046_5_f64), (1.0, 0.842_700_792_949_714_9), (2.0, 0.995_322_265_018_952_7)];
+        for (x, erf) in known {
+            assert!((Element::erf(x) - erf).abs() < 2e-16);
+            assert!((f64::from(Element::erf(x as f32)) - erf).abs() < 6e-8);
+        }
+    }
+
+    #[test]
+    fn clamping_passes_the_gradient_at_the_bounds_and_not_beyond() {
+        let x = Tensor::new(&[-0.1f64, 0.0, 0.5, 1.0, 1.1], &Device::Cpu).unwrap();
+        let clamped = clamp_unit(&x).unwrap();
+        assert_eq!(clamped.to_vec1::<f64>().unwrap(), [0.0, 0.0, 0.5, 1.0, 1.0]);
+        let (grad, w) = gradient(&x, &clamp_unit);
+        let passed = (grad / w).unwrap().to_dtype(DType::F64).unwrap();
+        assert_eq!(passed.to_vec1::<f64>().unwrap(), [0.0, 1.0, 1.0, 1.0, 0.0]);
+    }
+}
