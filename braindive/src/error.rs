@@ -60,6 +60,20 @@ pub enum Error {
     #[error("sampling was stopped after step {step}")]
     Stopped { step: usize },
 
+    #[error(
+        "the cosine of the image with prompt {prompt} of the probe is {found}; its weights or the image are broken"
+    )]
+    NonFiniteSimilarity { prompt: usize, found: f64 },
+
+    #[error(transparent)]
+    Tokenizer(#[from] crate::models::tokenizer::TokenizerError),
+
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+
+    #[error(transparent)]
+    Volume(#[from] crate::encoder::volume::VolumeError),
+
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
 }
