@@ -1,0 +1,168 @@
+//! The decoder of Stable Diffusion's autoencoder (Rombach et al. 2022; diffusers' `AutoencoderKL`), differentiable in the
+//! latents.
+//!
+//! Keys: post_quant_conv, decoder.{conv_in, mid_block, up_blocks.N, conv_norm_out, conv_out}.
+
+use super::resnet::{ResnetBlock, ResnetShape, Upsample};
+use crate::error;
+use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
+use crate::weights::{Weights, read_config};
+use candle_core::{DType, Device, Result, Tensor};
+use serde::Deserialize;
+use std::path::Path;
+
+/// The published autoencoder's group norms add this to the variance.
+const EPS: f64 = 1e-6;
+
+/// `vae/config.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct VaeConfig {
+    pub latent_channels: usize,
+    pub out_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub norm_num_groups: usize,
+    /// What latents are multiplied by before diffusion; absent from the published files.
+    #[serde(default = "default_scaling_factor")]
+    pub scaling_factor: f64,
+}
+
+fn default_scaling_factor() -> f64 {
+    0.18215
+}
+
+impl VaeConfig {
+    /// Pixels per latent, along each axis.
+    pub fn pixels_per_latent(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1)
+    }
+}
+
+/// Latents → image.
+#[derive(Debug)]
+pub struct VaeDecoder {
+    pub config: VaeConfig,
+    post_quant_conv: Conv2d,
+    conv_in: Conv2d,
+    mid_resnets: [ResnetBlock; 2],
+    mid_attention: SpatialAttention,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl VaeDecoder {
+    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    ///
+    /// # Errors
+    /// A file or tensor is missing or not what the configuration says.
+    pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
+        let config: VaeConfig = read_config(folder.as_ref().join("config.json"))?;
+        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        let (latents, groups) = (config.latent_channels, config.norm_num_groups);
+        let shape = ResnetShape { groups, eps: EPS, time: None };
+        let decoder = weights.at("decoder");
+        let mid = decoder.at("mid_block");
+        let deepest = config.block_out_channels.last().copied().unwrap_or_default();
+        let mut channels = deepest;
+        let mut up_blocks = Vec::new();
+        for (i, &outputs) in config.block_out_channels.iter().rev().enumerate() {
+            let last = i + 1 == config.block_out_channels.len();
+            let layers = config.layers_per_block + 1;
+            up_blocks.push(UpBlock::load(channels, outputs, layers, !last, shape, &decoder.at("up_blocks").at(i))?);
+            channels = outputs;
+        }
+        Ok(Self {
+            post_quant_conv: Conv2d::load(latents, latents, 1, &weights.at("post_quant_conv"))?,
+            conv_in: Conv2d::load(latents, deepest, 3, &decoder.at("conv_in"))?,
+            mid_resnets: [
+                ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.0"))?,
+                ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.1"))?,
+            ],
+            mid_attention: SpatialAttention::load(deepest, groups, &mid.at("attentions.0"))?,
+            up_blocks,
+            conv_norm_out: GroupNorm::load(groups, channels, EPS, &decoder.at("conv_norm_out"))?,
+            conv_out: Conv2d::load(channels, config.out_channels, 3, &decoder.at("conv_out"))?,
+            config,
+        })
+    }
+
+    /// `latents`: [batch, 4, h, w], scaled as diffusion sees them; returns [batch, 3, h·f, w·f], about −1..1, not clamped.
+    ///
+    /// # Errors
+    /// `latents` has another number of channels.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let h = self.post_quant_conv.forward(&(latents / self.config.scaling_factor)?)?;
+        let h = self.mid_resnets[0].forward(&self.conv_in.forward(&h)?, None)?;
+        let h = self.mid_resnets[1].forward(&self.mid_attention.forward(&h)?, None)?;
+        let h = self.up_blocks.iter().try_fold(h, |h, block| block.forward(&h))?;
+        self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)
+    }
+}
+
+/// diffusers' `UpDecoderBlock2D`.
+#[derive(Debug)]
+struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    upsampler: Option<Upsample>,
+}
+
+impl UpBlock {
+    fn load(
+        inputs: usize,
+        outputs: usize,
+        layers: usize,
+        upsample: bool,
+        shape: ResnetShape,
+        weights: &Weights,
+    ) -> error::Result<Self> {
+        let resnet =
+            |i| ResnetBlock::load(if i == 0 { inputs } else { outputs }, outputs, shape, &weights.at("resnets").at(i));
+        Ok(Self {
+            resnets: (0..layers).map(resnet).collect::<error::Result<_>>()?,
+            upsampler: upsample.then(|| Upsample::load(outputs, &weights.at("upsamplers.0"))).transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.resnets.iter().try_fold(x.clone(), |x, resnet| resnet.forward(&x, None))?;
+        match &self.upsampler {
+            Some(upsampler) => upsampler.forward(&x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// Self-attention of one head over all pixels, with a residual.
+#[derive(Debug)]
+struct SpatialAttention {
+    group_norm: GroupNorm,
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+}
+
+impl SpatialAttention {
+    /// The published files name the projections query, key, value and proj_attn; diffusers writes to_q … to_out.0 today.
+    fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
+        let published = weights.contains("query.weight");
+        let linear = |today: &str, before: &str| {
+            Linear::load(channels, channels, &weights.at(if published { before } else { today }))
+        };
+        Ok(Self {
+            group_norm: GroupNorm::load(groups, channels, EPS, &weights.at("group_norm"))?,
+            to_q: linear("to_q", "query")?,
+            to_k: linear("to_k", "key")?,
+            to_v: linear("to_v", "value")?,
+            to_out: linear("to_out.0", "proj_attn")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let tokens = self.group_norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens));
+        let y = self.to_out.forward(&Attention::new(1).forward(&q?, &k?, &v?)?)?;
+        x + y.transpose(1, 2)?.reshape(x.shape())?
+    }
+}
