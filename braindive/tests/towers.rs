@@ -1,8 +1,12 @@
 //! Text towers and the CoCa probe against the reference: five cases with random weights, and the trained miniature.
 #![allow(clippy::unwrap_used)]
 
+use braindive::image::RgbImage8;
 use braindive::models::clip_text::ClipText;
+use braindive::models::coca::Coca;
 use braindive::models::text::TextEncoder;
+use braindive::models::tokenizer::{Dialect, Tokenizer};
+use braindive::probe::{Probe, PromptClass, paper_classes};
 use candle_core::{DType, Device, Tensor, safetensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +40,18 @@ fn goldens() -> Vec<Golden> {
 impl Golden {
     fn ids(&self, key: &str) -> Tensor {
         self.inputs[key].to_dtype(DType::U32).unwrap()
+    }
+
+    /// The final image, as it was saved.
+    fn image(&self) -> RgbImage8 {
+        let image = &self.trace["final.image_u8"];
+        let (height, width, _) = image.dims3().unwrap();
+        RgbImage8::new(width, height, image.flatten_all().unwrap().to_vec1().unwrap()).unwrap()
+    }
+
+    fn probe(&self, classes: &[PromptClass]) -> Result<Probe, braindive::error::Error> {
+        let tokenizer = Tokenizer::load(&self.bundle.join("sd/tokenizer"), Dialect::OpenClip).unwrap();
+        Probe::load(&self.bundle.join("coca"), &tokenizer, classes, &Device::Cpu)
     }
 
     /// Fails if any element of `found` is further than `tolerance` from the reference's `key`.
@@ -89,4 +105,36 @@ fn clip_texts_embed_as_in_the_reference() {
         let clip = ClipText::load(&golden.bundle.join("clip"), DType::F32, &Device::Cpu).unwrap();
         golden.assert_close("clip.text_features", &clip.encode(&golden.ids("clip_tokens")).unwrap(), 1e-6);
     }
+}
+
+#[test]
+fn coca_sees_images_and_texts_as_in_the_reference() {
+    for golden in goldens() {
+        let coca = Coca::load(&golden.bundle.join("coca"), DType::F32, &Device::Cpu).unwrap();
+        let input = coca.preprocess(&golden.image()).unwrap();
+        golden.assert_close("coca.input", &input, 1e-6);
+        golden.assert_close("coca.image_features", &coca.encode_image(&input).unwrap(), 1e-6);
+        golden.assert_close("coca.text_features", &coca.encode_text(&golden.ids("coca_tokens")).unwrap(), 1e-6);
+    }
+}
+
+#[test]
+fn images_are_classified_as_in_the_reference() {
+    for golden in goldens() {
+        let found = golden.probe(&paper_classes()).unwrap().classify(&golden.image()).unwrap();
+        let tensor = |values: &[f64]| Tensor::new(values, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        golden.assert_close("coca.similarity", &tensor(&found.similarity), 1e-6);
+        golden.assert_close("coca.class_similarity", &tensor(&found.class_similarity), 1e-6);
+        assert_eq!(golden.trace["coca.class"].to_vec1::<i64>().unwrap(), [found.class as i64], "{}", golden.name);
+    }
+}
+
+#[test]
+fn a_class_without_prompts_is_an_error_that_names_it() {
+    let golden = goldens().remove(0);
+    let mut classes = paper_classes();
+    classes[3].prompts.clear();
+    let message = golden.probe(&classes).unwrap_err().to_string();
+    assert!(message.contains("`food`"), "{message}");
+    assert!(golden.probe(&[]).is_err());
 }

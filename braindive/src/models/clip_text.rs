@@ -1,42 +1,46 @@
 //! OpenCLIP's text tower (Radford et al. 2021, section 2.4), with its published key names.
 
 use super::text_transformer::{Config, TextTransformer, causal_mask};
-use crate::error::Result;
+use super::vit::LAYER_NORM_EPS;
+use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::weights::{Weights, read_config};
 use candle_core::{D, DType, Device, Tensor};
 use serde::Deserialize;
 use std::path::Path;
 
-/// What `open_clip_config.json` says of the text side.
+/// What `open_clip_config.json` says about the text tower.
 #[derive(Debug, Clone, Deserialize)]
 struct ConfigFile {
     model_cfg: ModelConfig,
 }
 
-/// `model_cfg` of `open_clip_config.json`, without the image side.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct ModelConfig {
+    /// Features of a text.
     pub embed_dim: usize,
     #[serde(default)]
-    pub quick_gelu: bool,
+    quick_gelu: bool,
     pub text_cfg: TextConfig,
 }
 
-/// `text_cfg` of `open_clip_config.json`; the defaults are OpenCLIP's.
+/// Size of the text tower; the defaults are OpenCLIP's.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub(super) struct TextConfig {
     pub context_length: usize,
-    pub vocab_size: usize,
+    vocab_size: usize,
     pub width: usize,
-    pub heads: usize,
-    pub layers: usize,
-    pub mlp_ratio: f64,
+    heads: usize,
+    layers: usize,
+    /// Hidden width of the feed-forward layers, in units of `width`.
+    mlp_ratio: f64,
     /// Whether a learned token after the text is the text's feature (CoCa).
-    pub embed_cls: bool,
+    embed_cls: bool,
     /// The padding's token id.
     pub pad_id: u32,
+    /// Set where the tower is a model of `transformers`, which has other keys.
+    hf_model_name: Option<String>,
 }
 
 impl Default for TextConfig {
@@ -50,17 +54,26 @@ impl Default for TextConfig {
             mlp_ratio: 4.0,
             embed_cls: false,
             pad_id: 0,
+            hf_model_name: None,
         }
     }
 }
 
 impl ModelConfig {
     /// Reads `open_clip_config.json` of a folder.
+    ///
+    /// # Errors
+    /// The file is missing or broken, or its text tower is not OpenCLIP's.
     pub fn read(folder: &Path) -> Result<Self> {
-        Ok(read_config::<ConfigFile>(folder.join("open_clip_config.json"))?.model_cfg)
+        let path = folder.join("open_clip_config.json");
+        let config = read_config::<ConfigFile>(&path)?.model_cfg;
+        if let Some(found) = config.text_cfg.hf_model_name {
+            let expected = "OpenCLIP's own text transformer".to_owned();
+            return Err(Error::Unsupported { path, key: "text_cfg.hf_model_name".to_owned(), found, expected });
+        }
+        Ok(config)
     }
 
-    /// The sizes of the text transformer.
     pub fn text_transformer(&self) -> Config {
         let text = &self.text_cfg;
         Config {
@@ -71,7 +84,7 @@ impl ModelConfig {
             layers: text.layers,
             hidden: (text.width as f64 * text.mlp_ratio) as usize,
             activation: if self.quick_gelu { Activation::QuickGelu } else { Activation::Gelu },
-            layer_norm_eps: 1e-5,
+            layer_norm_eps: LAYER_NORM_EPS,
         }
     }
 }
@@ -107,6 +120,9 @@ impl ClipText {
 
     /// `ids`: [texts, context], u32; returns the texts' features, [texts, features], unit norm. A text's feature is its state at
     /// the end token, which has the largest id of the vocabulary.
+    ///
+    /// # Errors
+    /// An id is outside the model's vocabulary, or there are more tokens than positions.
     pub fn encode(&self, ids: &Tensor) -> Result<Tensor> {
         let (texts, tokens) = ids.dims2()?;
         let mask = causal_mask(tokens, ids.device())?;

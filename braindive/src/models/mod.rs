@@ -1,6 +1,7 @@
 //! The networks, with the published key names.
 
 pub mod clip_text;
+pub mod coca;
 pub mod residual_block;
 mod resnet;
 pub mod text;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// `text_encoder/config.json`.
 #[derive(Debug, Clone, Deserialize)]
-struct TextConfig {
+struct ConfigFile {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -40,7 +40,7 @@ impl TextEncoder {
     pub fn load(diffusion: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let folder = diffusion.join("text_encoder");
         let path = folder.join("config.json");
-        let config: TextConfig = read_config(&path)?;
+        let config: ConfigFile = read_config(&path)?;
         let activation = match config.hidden_act.as_str() {
             "gelu" => Activation::Gelu,
             "quick_gelu" => Activation::QuickGelu,
@@ -75,12 +75,18 @@ impl TextEncoder {
     }
 
     /// The states of a prompt's tokens and of its padding after the final norm: [1, 77, width].
+    ///
+    /// # Errors
+    /// The prompt cannot be tokenized, or the vocabulary is larger than the model's.
     pub fn prompt_embeds(&self, prompt: &str) -> Result<Tensor> {
         let ids = self.tokenizer.encode_batch(&[prompt], self.context, &self.device)?;
         self.last_hidden_state(&ids)
     }
 
     /// `ids`: [prompts, tokens], u32; returns [prompts, tokens, width]. Padding is not masked, as Stable Diffusion was trained.
+    ///
+    /// # Errors
+    /// An id is outside the model's vocabulary, or there are more tokens than positions.
     pub fn last_hidden_state(&self, ids: &Tensor) -> Result<Tensor> {
         let mask = causal_mask(ids.dim(1)?, ids.device())?;
         self.transformer.forward(&self.transformer.embed(ids)?, &mask)

@@ -1,8 +1,9 @@
-//! The text transformer that all CLIP-like towers share: token and position tables, pre-norm blocks, a final norm
+//! The transformer that all CLIP-like text towers share: token and position tables, causal residual blocks, final norm
 //! (Radford et al. 2021, section 2.4), under the key names of `transformers` and of OpenCLIP.
 
+use super::residual_block::ResidualBlock;
 use crate::error::Result;
-use crate::layers::{Activation, Attention, LayerNorm, Linear};
+use crate::layers::{Activation, Attention, LayerNorm};
 use crate::weights::Weights;
 use candle_core::{Device, Tensor};
 
@@ -15,7 +16,7 @@ pub(super) struct Config {
     pub width: usize,
     pub heads: usize,
     pub layers: usize,
-    /// Width between the two layers of a block's perceptron.
+    /// Width of the feed-forward layers.
     pub hidden: usize,
     pub activation: Activation,
     pub layer_norm_eps: f64,
@@ -29,37 +30,49 @@ pub(super) struct TextTransformer {
     /// [positions, width]
     positional_embedding: Tensor,
     heads: usize,
-    blocks: Vec<Block>,
+    blocks: Vec<ResidualBlock>,
     final_norm: LayerNorm,
 }
 
 impl TextTransformer {
     /// `embeddings.*`, `encoder.layers.N.*` and `final_layer_norm` of a `CLIPTextModel`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
     pub fn load_transformers(config: &Config, weights: &Weights) -> Result<Self> {
-        let embeddings = weights.at("embeddings");
-        let layer = |layer| Block::load_transformers(config, &weights.at("encoder.layers").at(layer));
+        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+        let (embeddings, layers) = (weights.at("embeddings"), weights.at("encoder.layers"));
+        let block = |i| ResidualBlock::load_transformers(width, hidden, activation, eps, &layers.at(i));
         Ok(Self {
-            token_embedding: embeddings.get(&[config.vocabulary, config.width], "token_embedding.weight")?,
-            positional_embedding: embeddings.get(&[config.positions, config.width], "position_embedding.weight")?,
+            token_embedding: embeddings.get(&[config.vocabulary, width], "token_embedding.weight")?,
+            positional_embedding: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
             heads: config.heads,
-            blocks: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            final_norm: LayerNorm::load(config.width, config.layer_norm_eps, &weights.at("final_layer_norm"))?,
+            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(width, eps, &weights.at("final_layer_norm"))?,
         })
     }
 
     /// `token_embedding`, `positional_embedding`, `transformer.resblocks.N.*` and `ln_final` of an OpenCLIP text tower.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
     pub fn load_open_clip(config: &Config, weights: &Weights) -> Result<Self> {
-        let layer = |layer| Block::load_open_clip(config, &weights.at("transformer.resblocks").at(layer));
+        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+        let layers = weights.at("transformer.resblocks");
+        let block = |i| ResidualBlock::load(width, hidden, activation, &layers.at(i));
         Ok(Self {
-            token_embedding: weights.get(&[config.vocabulary, config.width], "token_embedding.weight")?,
-            positional_embedding: weights.get(&[config.positions, config.width], "positional_embedding")?,
+            token_embedding: weights.get(&[config.vocabulary, width], "token_embedding.weight")?,
+            positional_embedding: weights.get(&[config.positions, width], "positional_embedding")?,
             heads: config.heads,
-            blocks: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            final_norm: LayerNorm::load(config.width, config.layer_norm_eps, &weights.at("ln_final"))?,
+            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(width, eps, &weights.at("ln_final"))?,
         })
     }
 
     /// `ids`: [texts, tokens]; returns the tokens' embeddings without their positions, [texts, tokens, width].
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary.
     pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let (texts, tokens) = ids.dims2()?;
         let rows = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
@@ -68,77 +81,15 @@ impl TextTransformer {
 
     /// `embeddings`: [texts, tokens, width]; `mask`: [tokens, tokens] or [texts, tokens, tokens], added to the attention scores of
     /// queries (rows) and keys (columns). Returns the states after the final norm, [texts, tokens, width].
+    ///
+    /// # Errors
+    /// There are more tokens than positions.
     pub fn forward(&self, embeddings: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let attention = Attention::new(self.heads).with_mask(&mask.to_dtype(embeddings.dtype())?)?;
         let positions = self.positional_embedding.narrow(0, 0, embeddings.dim(1)?)?;
-        let mut x = embeddings.broadcast_add(&positions)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &attention)?;
-        }
-        Ok(self.final_norm.forward(&x)?)
-    }
-}
-
-/// A pre-norm transformer block.
-#[derive(Debug)]
-struct Block {
-    ln_1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    ln_2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-    activation: Activation,
-}
-
-impl Block {
-    fn load_transformers(config: &Config, weights: &Weights) -> Result<Self> {
-        let width = config.width;
-        let attention = weights.at("self_attn");
-        let projection = |name| Linear::load(width, width, &attention.at(name));
-        Ok(Self {
-            ln_1: LayerNorm::load(width, config.layer_norm_eps, &weights.at("layer_norm1"))?,
-            q: projection("q_proj")?,
-            k: projection("k_proj")?,
-            v: projection("v_proj")?,
-            out: projection("out_proj")?,
-            ln_2: LayerNorm::load(width, config.layer_norm_eps, &weights.at("layer_norm2"))?,
-            fc1: Linear::load(width, config.hidden, &weights.at("mlp.fc1"))?,
-            fc2: Linear::load(config.hidden, width, &weights.at("mlp.fc2"))?,
-            activation: config.activation,
-        })
-    }
-
-    fn load_open_clip(config: &Config, weights: &Weights) -> Result<Self> {
-        let width = config.width;
-        let attention = weights.at("attn");
-        let weight = attention.get(&[3 * width, width], "in_proj_weight")?;
-        let bias = attention.get(&[3 * width], "in_proj_bias")?;
-        let projection = |third: usize| {
-            let bias = bias.narrow(0, third * width, width)?;
-            Linear::new(&weight.narrow(0, third * width, width)?, Some(&bias))
-        };
-        Ok(Self {
-            ln_1: LayerNorm::load(width, config.layer_norm_eps, &weights.at("ln_1"))?,
-            q: projection(0)?,
-            k: projection(1)?,
-            v: projection(2)?,
-            out: Linear::load(width, width, &attention.at("out_proj"))?,
-            ln_2: LayerNorm::load(width, config.layer_norm_eps, &weights.at("ln_2"))?,
-            fc1: Linear::load(width, config.hidden, &weights.at("mlp.c_fc"))?,
-            fc2: Linear::load(config.hidden, width, &weights.at("mlp.c_proj"))?,
-            activation: config.activation,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, attention: &Attention) -> Result<Tensor> {
-        let h = self.ln_1.forward(x)?;
-        let h = attention.forward(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?)?;
-        let x = (x + self.out.forward(&h)?)?;
-        let h = self.activation.forward(&self.fc1.forward(&self.ln_2.forward(&x)?)?)?;
-        Ok((&x + self.fc2.forward(&h)?)?)
+        let tokens = embeddings.broadcast_add(&positions)?;
+        let states = self.blocks.iter().try_fold(tokens, |tokens, block| block.forward(&tokens, &attention))?;
+        Ok(self.final_norm.forward(&states)?)
     }
 }
 
