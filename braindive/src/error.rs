@@ -72,7 +72,7 @@ pub enum Error {
     Image(#[from] crate::image::ImageError),
 
     #[error(transparent)]
-    Volume(#[from] crate::encoder::volume::VolumeError),
+    Volume(#[from] crate::encoder::VolumeError),
 
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),

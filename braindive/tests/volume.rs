@@ -2,7 +2,8 @@
 //! the axis order is checked against the standard and not against the reader.
 #![allow(clippy::unwrap_used)]
 
-use braindive::encoder::volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
+use braindive::encoder::{Head, MaskedRows, Threshold, VolumeError, VolumeMask};
+use candle_core::{DType, Device};
 use flate2::{Compression, write::GzEncoder};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use std::io::Write;
@@ -41,13 +42,20 @@ fn write_nifti(path: &Path, shape: &[i16], slope: f32, value: impl Fn([i32; 3]) 
     std::fs::write(path, file).unwrap();
 }
 
-fn write_head(path: &Path, name: &str, dtype: Dtype, voxels: &[[i32; 3]]) {
-    let bytes: Vec<u8> = match dtype {
-        Dtype::I16 => voxels.as_flattened().iter().flat_map(|&index| (index as i16).to_le_bytes()).collect(),
-        _ => voxels.as_flattened().iter().flat_map(|index| index.to_le_bytes()).collect(),
+/// A head of one feature whose voxels lie at `voxels`, if it says so.
+fn write_head(path: &Path, voxels: Option<(Dtype, &[[i32; 3]])>) {
+    let ones = [0, 0, 128, 63].repeat(4);
+    let indices: Vec<u8> = match voxels {
+        Some((Dtype::I16, voxels)) => voxels.as_flattened().iter().flat_map(|&i| (i as i16).to_le_bytes()).collect(),
+        Some((_, voxels)) => voxels.as_flattened().iter().flat_map(|i| i.to_le_bytes()).collect(),
+        None => Vec::new(),
     };
-    let tensor = TensorView::new(dtype, vec![voxels.len(), 3], &bytes).unwrap();
-    serialize_to_file([(name, tensor)], None, path).unwrap();
+    let tensor = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+    let mut tensors = vec![("weight", tensor(Dtype::F32, &[4, 1], &ones)), ("bias", tensor(Dtype::F32, &[4], &ones))];
+    if let Some((dtype, _)) = voxels {
+        tensors.push(("voxel_ijk", tensor(dtype, &[4, 3], &indices)));
+    }
+    serialize_to_file(tensors, None, path).unwrap();
 }
 
 /// A 3 × 4 × 5 subject: labels −1 at i = 0, 0 at i = 1, else 1 to 5 by k; t is the sum of the indices; the head has
@@ -64,7 +72,7 @@ impl Subject {
         let label = |[i, _, k]: [i32; 3]| if i < 2 { i - 1 } else { k + 1 } as f32;
         write_nifti(&subject.path("labels.nii.gz"), &[3, 4, 5], 0.0, label);
         write_nifti(&subject.path("t.nii"), &[3, 4, 5, 1], f32::NAN, |[i, j, k]| (i + j + k) as f32);
-        write_head(&subject.path("head.safetensors"), "voxel_ijk", Dtype::I16, &VOXELS);
+        write_head(&subject.path("head.safetensors"), Some((Dtype::I16, &VOXELS)));
         subject
     }
 
@@ -77,7 +85,7 @@ impl Subject {
     }
 
     fn rows(&self, mask: &VolumeMask) -> Result<MaskedRows, VolumeError> {
-        mask.rows_of(&self.path("head.safetensors"))
+        mask.rows_of(&Head::load(self.path("head.safetensors"), DType::F32, &Device::Cpu).unwrap())
     }
 }
 
@@ -102,7 +110,7 @@ fn a_t_map_restricts_the_mask_to_voxels_strictly_above_the_threshold() {
 #[test]
 fn thirty_two_bit_indices_and_scaled_volumes_read_the_same() {
     let subject = Subject::new();
-    write_head(&subject.path("head.safetensors"), "voxel_ijk", Dtype::I32, &VOXELS);
+    write_head(&subject.path("head.safetensors"), Some((Dtype::I32, &VOXELS)));
     write_nifti(&subject.path("half.nii"), &[3, 4, 5], 0.5, |[.., k]| (2 * k) as f32);
     let mask = VolumeMask { mask: subject.path("half.nii"), labels: vec![4], threshold: None };
     assert_eq!(subject.rows(&mask).unwrap(), MaskedRows { rows: vec![1, 2], mask_voxels: 12 });
@@ -137,12 +145,12 @@ fn volumes_of_different_shape_are_refused() {
 #[test]
 fn a_head_without_places_and_a_broken_volume_are_errors_that_name_the_file() {
     let subject = Subject::new();
-    write_head(&subject.path("head.safetensors"), "weight", Dtype::I32, &VOXELS);
-    assert!(matches!(subject.rows(&subject.mask(&[2])), Err(VolumeError::NoVoxelIjk { .. })));
-
     let nifti = std::fs::read(subject.path("t.nii")).unwrap();
     std::fs::write(subject.path("t.nii"), &nifti[..400]).unwrap();
     let broken = VolumeMask { mask: subject.path("t.nii"), labels: vec![], threshold: None };
     let message = subject.rows(&broken).unwrap_err().to_string();
     assert!(message.contains("t.nii"), "{message}");
+
+    write_head(&subject.path("head.safetensors"), None);
+    assert!(matches!(subject.rows(&subject.mask(&[2])), Err(VolumeError::NoVoxelIjk { .. })));
 }

@@ -1,3 +1,83 @@
 //! The brain encoder: image to voxels, and objectives over voxels.
 
-pub mod volume;
+mod head;
+mod objective;
+mod volume;
+
+pub use head::Head;
+pub use objective::{Objective, Target, Term};
+pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
+
+use crate::error::{Error, Result};
+use crate::models::vit::VisionTransformer;
+use candle_core::{DType, Device, Tensor};
+use std::path::Path;
+
+/// A frozen backbone and a subject's head on it.
+#[derive(Debug)]
+pub struct Encoder {
+    pub backbone: VisionTransformer,
+    pub head: Head,
+}
+
+/// What the backbone makes of an image.
+#[derive(Debug, Clone)]
+pub struct Encoding {
+    /// [batch, 3, size, size], normalised pixels.
+    pub clip_input: Tensor,
+    /// [batch, K]
+    pub clip_features: Tensor,
+    /// [batch, K], unit norm.
+    pub unit_features: Tensor,
+}
+
+impl Encoder {
+    /// Reads the OpenCLIP model in `backbone`, and `head`, a folder or its `head.safetensors`.
+    ///
+    /// # Errors
+    /// A file or tensor is missing or malformed, or the head was fitted on another backbone.
+    pub fn load(backbone: impl AsRef<Path>, head: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
+        let folder = backbone.as_ref();
+        let backbone = VisionTransformer::load(folder, dtype, device)?;
+        let head = Head::load(head, dtype, device)?;
+        let model = &backbone.config.model_cfg;
+        if head.features() != model.embed_dim {
+            return Err(Error::HeadMismatch {
+                head: head.path().to_owned(),
+                backbone: folder.join("open_clip_config.json"),
+                found: head.features(),
+                expected: model.embed_dim,
+            });
+        }
+        let size = model.vision_cfg.image_size;
+        match head.image_size() {
+            Some(found) if found != size => Err(Error::Unsupported {
+                path: head.path().with_file_name("config.json"),
+                key: "image_size".to_owned(),
+                found: found.to_string(),
+                expected: format!("{size}, the image size of the backbone {}", folder.display()),
+            }),
+            _ => Ok(Self { backbone, head }),
+        }
+    }
+
+    /// `image`: [batch, 3, height, width] in 0..1; differentiable.
+    ///
+    /// # Errors
+    /// `image` is no batch of RGB images.
+    pub fn encode(&self, image: &Tensor) -> candle_core::Result<Encoding> {
+        let clip_input = self.backbone.preprocess(image)?;
+        let clip_features = self.backbone.forward(&clip_input)?;
+        let norm = clip_features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
+        let unit_features = clip_features.broadcast_div(&norm)?;
+        Ok(Encoding { clip_input, clip_features, unit_features })
+    }
+
+    /// Predicted activation of every voxel, [batch, N], z-scored beta units.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn voxels(&self, image: &Tensor) -> candle_core::Result<Tensor> {
+        self.head.predict(&self.encode(image)?.unit_features)
+    }
+}

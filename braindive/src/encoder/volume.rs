@@ -3,8 +3,8 @@
 //! NSD's label volumes hold −1 outside cortex, 0 in unlabelled cortex, and positive labels (Allen et al. 2022); its category regions
 //! are drawn at t > 0, which is why the paper thresholds the localiser's t map again (Luo et al. 2023, section 4.1).
 
+use super::head::Head;
 use nifti::{InMemNiftiVolume, IntoNdArray, NiftiObject, NiftiVolume, ReaderOptions};
-use safetensors::{Dtype, SafeTensors};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub struct Threshold {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MaskedRows {
     /// Rows of the head whose voxel lies in the mask, ascending; never empty.
-    pub rows: Vec<u32>,
+    pub rows: Vec<usize>,
     /// Voxels of the whole mask, whether the head predicts them or not: the denominator of preset `paper`.
     pub mask_voxels: usize,
 }
@@ -44,21 +44,15 @@ pub enum VolumeError {
     NotOneVolume { path: PathBuf, found: Vec<u16> },
     #[error("{map} has the shape {map_shape:?} and {mask} {mask_shape:?}; both have to be in the same space")]
     Shapes { mask: PathBuf, mask_shape: Vec<usize>, map: PathBuf, map_shape: Vec<usize> },
-    #[error("reading the head {path}")]
-    ReadHead { path: PathBuf, source: std::io::Error },
-    #[error("reading the head {path} as safetensors")]
-    ParseHead { path: PathBuf, source: safetensors::SafeTensorError },
     #[error(
         "{path} has no tensor `voxel_ijk`, so its voxels have no place in a volume; \
          name regions by the head's own ROIs, or export the head with `voxel_ijk`"
     )]
     NoVoxelIjk { path: PathBuf },
-    #[error("`voxel_ijk` of {path} is {dtype:?} {shape:?}; it has to be I16 or I32 [voxels, 3]")]
-    VoxelIjk { path: PathBuf, dtype: Dtype, shape: Vec<usize> },
     #[error(
         "row {row} of {head} is voxel {voxel:?}, which is outside {mask} of shape {shape:?}; is it another subject's volume?"
     )]
-    Outside { head: PathBuf, row: usize, voxel: [i32; 3], mask: PathBuf, shape: Vec<usize> },
+    Outside { head: PathBuf, row: usize, voxel: [usize; 3], mask: PathBuf, shape: Vec<usize> },
     #[error(
         "no voxel of {head} ({head_voxels} voxels) lies in {mask}, which selects {mask_voxels} voxels; \
          check its labels and threshold, and that head and mask are of the same subject"
@@ -67,8 +61,13 @@ pub enum VolumeError {
 }
 
 impl VolumeMask {
-    /// The rows of a head (`head.safetensors` with `voxel_ijk` [voxels, 3], zero-based NIfTI array indices) that lie in the mask.
-    pub fn rows_of(&self, head: &Path) -> Result<MaskedRows, VolumeError> {
+    /// The rows of a head whose voxel, a zero-based index along each axis of the NIfTI array, lies in the mask.
+    ///
+    /// # Errors
+    /// A volume cannot be read or has another shape, the head has no `voxel_ijk`, or none of its voxels lies in the mask.
+    pub fn rows_of(&self, head: &Head) -> Result<MaskedRows, VolumeError> {
+        let path = || head.path().to_owned();
+        let voxels = head.voxel_ijk().ok_or_else(|| VolumeError::NoVoxelIjk { path: path() })?;
         let mask = Volume::read(&self.mask)?;
         let threshold = match &self.threshold {
             Some(threshold) => Some((Volume::read(&threshold.map)?, threshold)),
@@ -92,24 +91,23 @@ impl VolumeMask {
         }
         let mask_voxels = selected.iter().filter(|&&selected| selected).count();
 
-        let voxels = voxel_ijk(head)?;
         let mut rows = Vec::new();
         for (row, &voxel) in voxels.iter().enumerate() {
             let outside = || VolumeError::Outside {
-                head: head.to_owned(),
+                head: path(),
                 row,
                 voxel,
                 mask: self.mask.clone(),
                 shape: mask.shape.to_vec(),
             };
             if selected[mask.position(voxel).ok_or_else(outside)?] {
-                rows.push(row as u32);
+                rows.push(row);
             }
         }
         match rows.is_empty() {
             false => Ok(MaskedRows { rows, mask_voxels }),
             true => Err(VolumeError::Empty {
-                head: head.to_owned(),
+                head: path(),
                 head_voxels: voxels.len(),
                 mask: Box::new(self.clone()),
                 mask_voxels,
@@ -129,24 +127,6 @@ impl fmt::Display for VolumeMask {
             None => Ok(()),
         }
     }
-}
-
-/// The voxel of every row of a head: zero-based indices along the three axes of the subject's volume.
-pub fn voxel_ijk(head: &Path) -> Result<Vec<[i32; 3]>, VolumeError> {
-    let file = std::fs::read(head).map_err(|source| VolumeError::ReadHead { path: head.to_owned(), source })?;
-    let tensors =
-        SafeTensors::deserialize(&file).map_err(|source| VolumeError::ParseHead { path: head.to_owned(), source })?;
-    let tensor = tensors.tensor("voxel_ijk").map_err(|_| VolumeError::NoVoxelIjk { path: head.to_owned() })?;
-    let indices: Vec<i32> = match (tensor.dtype(), tensor.shape()) {
-        (Dtype::I16, [_, 3]) => {
-            tensor.data().as_chunks().0.iter().map(|&bytes| i32::from(i16::from_le_bytes(bytes))).collect()
-        }
-        (Dtype::I32, [_, 3]) => tensor.data().as_chunks().0.iter().map(|&bytes| i32::from_le_bytes(bytes)).collect(),
-        (dtype, shape) => {
-            return Err(VolumeError::VoxelIjk { path: head.to_owned(), dtype, shape: shape.to_vec() });
-        }
-    };
-    Ok(indices.as_chunks().0.to_vec())
 }
 
 /// A volume's values, scaled by the header's slope and intercept; the last axis runs fastest.
@@ -176,11 +156,8 @@ impl Volume {
     }
 
     /// Where a voxel's value stands in `values`; `None` outside the volume.
-    fn position(&self, voxel: [i32; 3]) -> Option<usize> {
-        let mut position = 0;
-        for (index, size) in voxel.into_iter().zip(self.shape) {
-            position = position * size + usize::try_from(index).ok().filter(|&index| index < size)?;
-        }
-        Some(position)
+    fn position(&self, [i, j, k]: [usize; 3]) -> Option<usize> {
+        let [x, y, z] = self.shape;
+        (i < x && j < y && k < z).then_some((i * y + j) * z + k)
     }
 }

@@ -120,28 +120,26 @@ impl AttentionalPooler {
     /// `torch.nn.MultiheadAttention` keeps them.
     fn load(width: usize, features: usize, heads: usize, weights: &Weights) -> Result<Self> {
         let attn = weights.at("attn");
-        let separate = ["q_proj_weight", "k_proj_weight", "v_proj_weight"];
-        let [q, k, v] = match attn.contains("in_proj_weight") {
-            true => {
-                let fused = attn.get(&[3 * features, features], "in_proj_weight")?;
-                [0, 1, 2].map(|third| Ok(fused.narrow(0, third * features, features)?))
-            }
-            false => {
-                [(0, features), (1, width), (2, width)].map(|(at, inputs)| attn.get(&[features, inputs], separate[at]))
-            }
-        };
         let bias = attn.get(&[3 * features], "in_proj_bias")?;
-        let projection = |third: usize, weight: Tensor| -> Result<Linear> {
-            Ok(Linear::new(&weight, Some(&bias.narrow(0, third * features, features)?))?)
+        let fused = match attn.contains("in_proj_weight") {
+            true => Some(attn.get(&[3 * features, features], "in_proj_weight")?),
+            false => None,
+        };
+        let projection = |part: usize, name: &str, inputs: usize| -> Result<Linear> {
+            let weight = match &fused {
+                Some(fused) => fused.narrow(0, part * features, features)?,
+                None => attn.get(&[features, inputs], name)?,
+            };
+            Ok(Linear::new(&weight, Some(&bias.narrow(0, part * features, features)?))?)
         };
         let queries = weights.shape("query")?.first().copied().unwrap_or(0);
         let query = weights.get(&[queries, features], "query")?.narrow(0, 0, 1)?.unsqueeze(0)?;
         let query = LayerNorm::load(features, LAYER_NORM_EPS, &weights.at("ln_q"))?.forward(&query)?;
         Ok(Self {
-            query: projection(0, q?)?.forward(&query)?,
+            query: projection(0, "q_proj_weight", features)?.forward(&query)?,
             ln_k: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_k"))?,
-            k: projection(1, k?)?,
-            v: projection(2, v?)?,
+            k: projection(1, "k_proj_weight", width)?,
+            v: projection(2, "v_proj_weight", width)?,
             out: Linear::load(features, features, &attn.at("out_proj"))?,
             attention: Attention::new(heads),
         })

@@ -1,0 +1,139 @@
+//! A subject's voxel head: unit-norm image features → predicted activation of every voxel (Luo et al. 2023, section 3.1).
+
+use crate::error::{Error, Result};
+use crate::layers::Linear;
+use crate::weights::{Weights, read_config};
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// One linear map from K image features to N voxels, z-scored beta units.
+#[derive(Debug, Clone)]
+pub struct Head {
+    path: PathBuf,
+    /// [N, K]
+    weight: Tensor,
+    /// [N]
+    bias: Tensor,
+    linear: Linear,
+    config: HeadConfig,
+    voxel_ijk: Option<Vec<[usize; 3]>>,
+}
+
+/// `config.json` beside the head; it may be missing.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+struct HeadConfig {
+    image_size: Option<usize>,
+    normalize: bool,
+    rois: BTreeMap<String, Vec<usize>>,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self { image_size: None, normalize: true, rois: BTreeMap::new() }
+    }
+}
+
+impl Head {
+    /// Reads `head.safetensors` (weight [N, K], bias [N], perhaps voxel_ijk [N, 3]) and `config.json` beside it. `path` is
+    /// the file or its folder.
+    ///
+    /// # Errors
+    /// A file or tensor is missing or malformed, a region lists a voxel that the head lacks, or the head was fitted on
+    /// features that are not normalised.
+    pub fn load(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
+        let path = path.as_ref();
+        let path = if path.is_dir() { path.join("head.safetensors") } else { path.to_owned() };
+        let weights = Weights::open(&path, dtype, device)?;
+        let weight = weights.read("weight")?;
+        let &[voxels, _] = weight.dims() else {
+            let (key, found) = ("weight".to_owned(), weight.dims().to_vec());
+            return Err(Error::WrongShape { path, key, found, expected: vec![0, 0] });
+        };
+        let bias = weights.get(&[voxels], "bias")?;
+        let config_path = path.with_file_name("config.json");
+        let config = if config_path.exists() { read_config(&config_path)? } else { HeadConfig::default() };
+        if !config.normalize {
+            let (key, found, expected) = ("normalize".to_owned(), "false".to_owned(), "true".to_owned());
+            return Err(Error::Unsupported { path: config_path, key, found, expected });
+        }
+        for (region, rows) in &config.rois {
+            check_voxels(region, rows, voxels)?;
+        }
+        let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, voxels)).transpose()?;
+        let linear = Linear::new(&weight, Some(&bias))?;
+        Ok(Self { path, weight, bias, linear, config, voxel_ijk })
+    }
+
+    /// Predicted activation of every voxel. `features`: [batch, K], unit norm; returns [batch, N].
+    ///
+    /// # Errors
+    /// `features` has another width.
+    pub fn predict(&self, features: &Tensor) -> candle_core::Result<Tensor> {
+        self.linear.forward(features)
+    }
+
+    /// N
+    pub fn voxels(&self) -> usize {
+        self.weight.dims()[0]
+    }
+
+    /// K
+    pub fn features(&self) -> usize {
+        self.weight.dims()[1]
+    }
+
+    /// Named regions and their row numbers in the head.
+    pub fn rois(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.config.rois
+    }
+
+    /// Where in the subject's functional volume each voxel lies, if the head says so.
+    pub fn voxel_ijk(&self) -> Option<&[[usize; 3]]> {
+        self.voxel_ijk.as_deref()
+    }
+
+    /// [N, K]
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// [N]
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Side of the images that the head was fitted on, if its configuration says so.
+    pub(super) fn image_size(&self) -> Option<usize> {
+        self.config.image_size
+    }
+}
+
+fn read_voxel_ijk(weights: &Weights, voxels: usize) -> Result<Vec<[usize; 3]>> {
+    let found = weights.shape("voxel_ijk")?;
+    let (path, key) = (weights.path().to_owned(), "voxel_ijk".to_owned());
+    if found != [voxels, 3] {
+        return Err(Error::WrongShape { path, key, found, expected: vec![voxels, 3] });
+    }
+    let indices = weights.integers("voxel_ijk")?.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>();
+    let negative = |_| Error::WrongType { path, key, found: "a negative index".into(), expected: "indices from 0" };
+    Ok(indices.map_err(negative)?.as_chunks::<3>().0.to_vec())
+}
+
+/// A region must hold voxels, and only voxels of the head.
+pub(super) fn check_voxels(region: &str, rows: &[usize], voxels: usize) -> Result<()> {
+    let region = || region.to_owned();
+    match rows.iter().max() {
+        None => Err(Error::EmptyRegion { region: region() }),
+        Some(&voxel) if voxel >= voxels => {
+            Err(Error::NoSuchVoxel { region: region(), voxel, last: voxels.saturating_sub(1) })
+        }
+        Some(_) => Ok(()),
+    }
+}

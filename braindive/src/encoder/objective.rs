@@ -1,0 +1,137 @@
+//! What guidance maximises: a weighted sum of region means, which collapses to one vector and one scalar.
+
+use super::head::{Head, check_voxels};
+use crate::error::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// Σ_k weight_k · Σ_{v ∈ S_k} (W_v·f + b_v) / denominator_k, z-scored beta units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objective {
+    pub terms: Vec<Term>,
+}
+
+/// One region of an objective.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Term {
+    /// For messages.
+    pub region: String,
+    /// Positive to maximise, negative to suppress.
+    pub weight: f64,
+    /// Row numbers of the head.
+    pub voxels: Vec<usize>,
+    /// What the sum is divided by: the number of voxels for their mean. Larger where the region's mask also holds voxels
+    /// that the head does not predict and the mean is taken over the whole mask, as the authors' code does.
+    pub denominator: usize,
+}
+
+impl Term {
+    /// The mean over `voxels` with weight 1.
+    pub fn mean(region: impl Into<String>, voxels: Vec<usize>) -> Self {
+        Self { region: region.into(), weight: 1.0, denominator: voxels.len(), voxels }
+    }
+}
+
+impl Objective {
+    /// γ as it acts on the mean over the voxels that the head predicts: γ · |S|/denominator, averaged over the terms by
+    /// the size of their weights.
+    pub fn effective_gamma(&self, gamma: f64) -> f64 {
+        let size: f64 = self.terms.iter().map(|term| term.weight.abs()).sum();
+        let share = |term: &Term| term.weight.abs() / size * term.voxels.len() as f64 / term.denominator as f64;
+        gamma * self.terms.iter().map(share).sum::<f64>()
+    }
+
+    /// The objective as one direction in feature space: Σ weight/denominator · W_v, and the same sum of biases. Exact,
+    /// because the head is linear.
+    ///
+    /// # Errors
+    /// A region is empty or names a voxel that the head lacks; a denominator is smaller than the number of voxels; a
+    /// weight is not finite.
+    pub fn target(&self, head: &Head) -> Result<Target> {
+        if self.terms.is_empty() {
+            let (found, expected) = ("empty".to_owned(), "at least one region".to_owned());
+            return Err(Error::Parameter { what: "the objective", found, expected });
+        }
+        let (voxels, features) = (head.voxels(), head.features());
+        let weights = head.weight().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let biases = head.bias().to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let (mut direction, mut offset) = (vec![0f64; features], 0.0);
+        for term in &self.terms {
+            check_voxels(&term.region, &term.voxels, voxels)?;
+            if term.denominator < term.voxels.len() {
+                let expected = format!("at least the {} voxels of region {}", term.voxels.len(), term.region);
+                let found = term.denominator.to_string();
+                return Err(Error::Parameter { what: "an objective's denominator", found, expected });
+            }
+            if !term.weight.is_finite() {
+                let (found, expected) = (term.weight.to_string(), "a finite number".to_owned());
+                return Err(Error::Parameter { what: "an objective's weight", found, expected });
+            }
+            let scale = term.weight / term.denominator as f64;
+            for &voxel in &term.voxels {
+                let row = &weights[voxel * features..(voxel + 1) * features];
+                direction.iter_mut().zip(row).for_each(|(d, w)| *d += scale * w);
+                offset += scale * biases[voxel];
+            }
+        }
+        let direction = Tensor::from_vec(direction, (features, 1), &candle_core::Device::Cpu)?;
+        Ok(Target { direction: direction.to_dtype(head.weight().dtype())?.to_device(head.weight().device())?, offset })
+    }
+}
+
+/// An objective collapsed to one direction and one scalar.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// [K, 1]
+    direction: Tensor,
+    offset: f64,
+}
+
+impl Target {
+    /// The objective's value. `features`: [batch, K], unit norm; returns [batch], z-scored beta units.
+    ///
+    /// # Errors
+    /// `features` has another width.
+    pub fn activation(&self, features: &Tensor) -> candle_core::Result<Tensor> {
+        features.matmul(&self.direction)?.squeeze(1)? + self.offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use std::collections::HashMap;
+
+    fn head(folder: &tempfile::TempDir) -> Head {
+        let path = folder.path().join("head.safetensors");
+        let tensors = HashMap::from([
+            ("weight".to_owned(), Tensor::new(&[[1f32, 0.], [0., 2.], [3., 1.]], &Device::Cpu).unwrap()),
+            ("bias".to_owned(), Tensor::new(&[0.5f32, -1., 0.25], &Device::Cpu).unwrap()),
+        ]);
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        Head::load(folder.path(), DType::F64, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_collapsed_objective_equals_the_weighted_sum_of_predicted_voxels() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = head(&folder);
+        let suppressed = Term { weight: -0.5, denominator: 3, ..Term::mean("b", vec![2]) };
+        let objective = Objective { terms: vec![Term::mean("a", vec![0, 1]), suppressed] };
+        let features = Tensor::new(&[[0.6f64, 0.8]], &Device::Cpu).unwrap();
+        let v = head.predict(&features).unwrap().to_vec2::<f64>().unwrap()[0].clone();
+        let expected = (v[0] + v[1]) / 2.0 - 0.5 * v[2] / 3.0;
+        let found = objective.target(&head).unwrap().activation(&features).unwrap().to_vec1::<f64>().unwrap()[0];
+        assert!((found - expected).abs() < 1e-15, "{found} {expected}");
+        assert!((objective.effective_gamma(90.0) - 90.0 * (1.0 + 0.5 / 3.0) / 1.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_empty_region_or_a_voxel_that_the_head_lacks_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = head(&folder);
+        let error = |voxels| Objective { terms: vec![Term::mean("mTL-faces", voxels)] }.target(&head).unwrap_err();
+        assert!(matches!(error(vec![]), Error::EmptyRegion { region } if region == "mTL-faces"));
+        assert!(matches!(error(vec![0, 3]), Error::NoSuchVoxel { voxel: 3, last: 2, .. }));
+    }
+}
