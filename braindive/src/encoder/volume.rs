@@ -38,7 +38,7 @@ pub struct MaskedRows {
 /// Why a mask could not be turned into rows of a head.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    #[error("reading the NIfTI volume {path}")]
+    #[error("reading the NIfTI volume {path}: {source}")]
     Nifti { path: PathBuf, source: nifti::NiftiError },
     #[error("{path} has the shape {found:?}; a mask or t map is one volume with three axes")]
     NotOneVolume { path: PathBuf, found: Vec<u16> },
@@ -69,28 +69,8 @@ impl VolumeMask {
         let path = || head.path().to_owned();
         let voxels = head.voxel_ijk().ok_or_else(|| VolumeError::NoVoxelIjk { path: path() })?;
         let mask = Volume::read(&self.mask)?;
-        let threshold = match &self.threshold {
-            Some(threshold) => Some((Volume::read(&threshold.map)?, threshold)),
-            None => None,
-        };
-        if let Some((map, threshold)) = threshold.as_ref().filter(|(map, _)| map.shape != mask.shape) {
-            return Err(VolumeError::Shapes {
-                mask: self.mask.clone(),
-                mask_shape: mask.shape.to_vec(),
-                map: threshold.map.clone(),
-                map_shape: map.shape.to_vec(),
-            });
-        }
-        let labelled = |value: f64| match self.labels.as_slice() {
-            [] => value > 0.0,
-            labels => labels.iter().any(|&label| f64::from(label) == value),
-        };
-        let mut selected: Vec<bool> = mask.values.iter().map(|&value| labelled(value)).collect();
-        if let Some((map, threshold)) = &threshold {
-            selected.iter_mut().zip(&map.values).for_each(|(selected, &t)| *selected &= t > threshold.above);
-        }
+        let selected = self.select(&mask)?;
         let mask_voxels = selected.iter().filter(|&&selected| selected).count();
-
         let mut rows = Vec::new();
         for (row, &voxel) in voxels.iter().enumerate() {
             let outside = || VolumeError::Outside {
@@ -113,6 +93,28 @@ impl VolumeMask {
                 mask_voxels,
             }),
         }
+    }
+
+    /// Whether each voxel of the volume `mask` is in the region.
+    fn select(&self, mask: &Volume) -> Result<Vec<bool>, VolumeError> {
+        let labelled = |value: f64| match self.labels.as_slice() {
+            [] => value > 0.0,
+            labels => labels.iter().any(|&label| f64::from(label) == value),
+        };
+        let mut selected: Vec<bool> = mask.values.iter().map(|&value| labelled(value)).collect();
+        if let Some(threshold) = &self.threshold {
+            let map = Volume::read(&threshold.map)?;
+            if map.shape != mask.shape {
+                return Err(VolumeError::Shapes {
+                    mask: self.mask.clone(),
+                    mask_shape: mask.shape.to_vec(),
+                    map: threshold.map.clone(),
+                    map_shape: map.shape.to_vec(),
+                });
+            }
+            selected.iter_mut().zip(map.values).for_each(|(selected, t)| *selected &= t > threshold.above);
+        }
+        Ok(selected)
     }
 }
 

@@ -24,17 +24,17 @@ pub enum ImageError {
     Shape { found: Vec<usize> },
     #[error("the image holds {found} at pixel ({x}, {y}); the decoder gave no finite number there")]
     NonFinite { found: f32, x: usize, y: usize },
-    #[error("converting an image from or to a tensor")]
+    #[error("converting an image from or to a tensor: {0}")]
     Tensor(#[from] candle_core::Error),
-    #[error("writing the PNG")]
+    #[error("writing the PNG: {0}")]
     Encode(#[source] ::png::EncodingError),
     #[error("PNG text keyword {keyword:?}: a keyword has 1 to 79 Latin-1 characters")]
     Keyword { keyword: String },
-    #[error("reading the PNG")]
+    #[error("reading the PNG: {0}")]
     Decode(#[source] ::png::DecodingError),
-    #[error("reading {path}")]
+    #[error("reading {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("reading {path} as a PNG image")]
+    #[error("{path}: {source}")]
     File { path: PathBuf, source: Box<ImageError> },
 }
 

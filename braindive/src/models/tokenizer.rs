@@ -42,19 +42,19 @@ pub struct Tokenizer {
 /// Why a tokenizer could not be read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
-    #[error("reading a tokenizer from {vocab_file} and {merges_file}")]
+    #[error("reading a tokenizer from {vocab_file} and {merges_file}: {source}")]
     Read { vocab_file: PathBuf, merges_file: PathBuf, source: tokenizers::Error },
-    #[error("reading {path}")]
+    #[error("reading {path}: {source}")]
     SpecialTokens { path: PathBuf, source: std::io::Error },
-    #[error("reading {path} as JSON")]
+    #[error("reading {path} as JSON: {source}")]
     Json { path: PathBuf, source: serde_json::Error },
-    #[error("building the tokenizer of {folder} from vocab.json and merges.txt")]
+    #[error("building the tokenizer of {folder} from vocab.json and merges.txt: {source}")]
     Build { folder: PathBuf, source: tokenizers::Error },
     #[error("{path} has no token {token:?}; a CLIP vocabulary has one")]
     MissingToken { path: PathBuf, token: String },
-    #[error("tokenizing {text:?}")]
+    #[error("tokenizing {text:?}: {source}")]
     Encode { text: String, source: tokenizers::Error },
-    #[error("putting token ids on the device")]
+    #[error("putting token ids on the device: {0}")]
     Tensor(#[from] candle_core::Error),
 }
 

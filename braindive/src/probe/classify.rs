@@ -75,3 +75,15 @@ impl Classification {
         Self { class, class_similarity, similarity }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_single_prompt_decides_and_not_a_classes_mean() {
+        let found = Classification::of(vec![0.2, 0.2, -0.9, 0.3, 0.1, 0.3], &[2, 2, 1, 1]);
+        assert_eq!(found.class_similarity, [0.2, 0.3, 0.1, 0.3]);
+        assert_eq!(found.class, 1, "the first of equals");
+    }
+}
