@@ -116,20 +116,13 @@ struct AttentionalPooler {
 }
 
 impl AttentionalPooler {
-    /// `width` of the image's tokens, `features` of the queries. The projections lie apart where the two differ, as
-    /// `torch.nn.MultiheadAttention` keeps them.
+    /// `width` of the image's tokens, `features` of the queries: they differ in every published CoCa, so that
+    /// `torch.nn.MultiheadAttention` keeps its three projections apart.
     fn load(width: usize, features: usize, heads: usize, weights: &Weights) -> Result<Self> {
         let attn = weights.at("attn");
         let bias = attn.get(&[3 * features], "in_proj_bias")?;
-        let fused = match attn.contains("in_proj_weight") {
-            true => Some(attn.get(&[3 * features, features], "in_proj_weight")?),
-            false => None,
-        };
         let projection = |part: usize, name: &str, inputs: usize| -> Result<Linear> {
-            let weight = match &fused {
-                Some(fused) => fused.narrow(0, part * features, features)?,
-                None => attn.get(&[features, inputs], name)?,
-            };
+            let weight = attn.get(&[features, inputs], name)?;
             Ok(Linear::new(&weight, Some(&bias.narrow(0, part * features, features)?))?)
         };
         let queries = weights.shape("query")?.first().copied().unwrap_or(0);
