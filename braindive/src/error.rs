@@ -60,6 +60,49 @@ pub enum Error {
     #[error("sampling was stopped after step {step}")]
     Stopped { step: usize },
 
+    #[error(
+        "the cosine of the image with prompt {prompt} of the probe is {found}; its weights or the image are broken"
+    )]
+    NonFiniteSimilarity { prompt: usize, found: f64 },
+
+    #[error(transparent)]
+    Tokenizer(#[from] crate::models::tokenizer::TokenizerError),
+
+    #[error(transparent)]
+    Image(#[from] crate::image::ImageError),
+
+    #[error(transparent)]
+    Volume(#[from] crate::encoder::VolumeError),
+
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+/// What an error means for whoever asked: whether other inputs, another try or another device would help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Files or parameters are missing or wrong; the same request fails again.
+    BadInput,
+    /// Reading or writing failed for a reason outside the files' contents.
+    Io,
+    /// NaN or infinity.
+    NonFinite,
+    /// The observer asked for it.
+    Stopped,
+    /// A computation failed that should not.
+    Bug,
+}
+
+impl Error {
+    /// What the error means for whoever asked.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Io,
+            Self::Write { .. } => ErrorKind::Io,
+            Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
+            Self::Stopped { .. } => ErrorKind::Stopped,
+            Self::Tensor(_) => ErrorKind::Bug,
+            _ => ErrorKind::BadInput,
+        }
+    }
 }

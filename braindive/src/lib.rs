@@ -11,3 +11,6 @@ pub mod models;
 pub mod probe;
 pub mod sampler;
 pub mod weights;
+
+pub use candle_core::{DType, Device, Tensor};
+pub use error::{Error, ErrorKind, Result};

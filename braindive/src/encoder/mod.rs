@@ -2,9 +2,11 @@
 
 mod head;
 mod objective;
+mod volume;
 
 pub use head::Head;
 pub use objective::{Objective, Target, Term};
+pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
 
 use crate::error::{Error, Result};
 use crate::models::vit::VisionTransformer;

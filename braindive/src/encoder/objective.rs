@@ -40,6 +40,12 @@ impl Objective {
         gamma * self.terms.iter().map(share).sum::<f64>()
     }
 
+    /// The objective's value. `voxels`: [N], predicted activation of every voxel of the head, z-scored beta units.
+    pub fn value(&self, voxels: &[f64]) -> f64 {
+        let sum = |term: &Term| term.voxels.iter().map(|&voxel| voxels[voxel]).sum::<f64>();
+        self.terms.iter().map(|term| term.weight * sum(term) / term.denominator as f64).sum()
+    }
+
     /// The objective as one direction in feature space: Σ weight/denominator · W_v, and the same sum of biases. Exact,
     /// because the head is linear.
     ///
@@ -123,6 +129,7 @@ mod tests {
         let expected = (v[0] + v[1]) / 2.0 - 0.5 * v[2] / 3.0;
         let found = objective.target(&head).unwrap().activation(&features).unwrap().to_vec1::<f64>().unwrap()[0];
         assert!((found - expected).abs() < 1e-15, "{found} {expected}");
+        assert!((objective.value(&v) - expected).abs() < 1e-15);
         assert!((objective.effective_gamma(90.0) - 90.0 * (1.0 + 0.5 / 3.0) / 1.5).abs() < 1e-12);
     }
 

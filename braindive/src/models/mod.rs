@@ -1,7 +1,12 @@
 //! The networks, with the published key names.
 
+pub mod clip_text;
+pub mod coca;
 pub mod residual_block;
 mod resnet;
+pub mod text;
+mod text_transformer;
+pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod vit;

@@ -1,4 +1,4 @@
-//! OpenCLIP's residual attention block, the same in image and text towers.
+//! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP and of `transformers`.
 
 use super::vit::LAYER_NORM_EPS;
 use crate::error;
@@ -6,7 +6,7 @@ use crate::layers::{Activation, Attention, LayerNorm, Linear};
 use crate::weights::Weights;
 use candle_core::{Result, Tensor};
 
-/// x + attention(ln_1(x)), then x + mlp(ln_2(x)). Keys: ln_1, attn, ln_2, mlp.c_fc, mlp.c_proj.
+/// x + attention(ln_1(x)), then x + mlp(ln_2(x)).
 #[derive(Debug)]
 pub struct ResidualBlock {
     ln_1: LayerNorm,
@@ -21,7 +21,7 @@ pub struct ResidualBlock {
 }
 
 impl ResidualBlock {
-    /// `hidden`: width of the feed-forward layer.
+    /// OpenCLIP's keys: ln_1, attn, ln_2, mlp.c_fc, mlp.c_proj. `hidden`: width of the feed-forward layer.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
@@ -43,6 +43,32 @@ impl ResidualBlock {
             c_fc: Linear::load(width, hidden, &mlp.at("c_fc"))?,
             activation,
             c_proj: Linear::load(hidden, width, &mlp.at("c_proj"))?,
+        })
+    }
+
+    /// The keys of `transformers`: layer_norm1, self_attn, layer_norm2, mlp.fc1, mlp.fc2. `hidden`: width of the feed-forward
+    /// layer; `eps`: added to the variance by both norms.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_transformers(
+        width: usize,
+        hidden: usize,
+        activation: Activation,
+        eps: f64,
+        weights: &Weights,
+    ) -> error::Result<Self> {
+        let (attn, mlp) = (weights.at("self_attn"), weights.at("mlp"));
+        Ok(Self {
+            ln_1: LayerNorm::load(width, eps, &weights.at("layer_norm1"))?,
+            query: Linear::load(width, width, &attn.at("q_proj"))?,
+            key: Linear::load(width, width, &attn.at("k_proj"))?,
+            value: Linear::load(width, width, &attn.at("v_proj"))?,
+            out_proj: Linear::load(width, width, &attn.at("out_proj"))?,
+            ln_2: LayerNorm::load(width, eps, &weights.at("layer_norm2"))?,
+            c_fc: Linear::load(width, hidden, &mlp.at("fc1"))?,
+            activation,
+            c_proj: Linear::load(hidden, width, &mlp.at("fc2"))?,
         })
     }
 

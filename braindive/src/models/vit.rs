@@ -49,6 +49,8 @@ pub struct VisionConfig {
     pub head_width: usize,
     /// Hidden width of the feed-forward layers, in units of `width`.
     pub mlp_ratio: f64,
+    /// Heads of CoCa's attentional pooler.
+    pub attn_pooler_heads: usize,
     /// Set where the tower is a timm model, which has other keys.
     pub timm_model_name: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Default for VisionConfig {
             layers: 12,
             head_width: 64,
             mlp_ratio: 4.0,
+            attn_pooler_heads: 8,
             timm_model_name: None,
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod dpm_solver;
 pub mod guidance;
+pub mod noise;
 pub mod sag;
 pub mod schedule;
 pub mod trace;

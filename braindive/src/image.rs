@@ -1,1 +1,0 @@
-//! Images as files: PNG with metadata, 8-bit conversion, resizing.

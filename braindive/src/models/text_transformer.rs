@@ -1,0 +1,101 @@
+//! The transformer that all CLIP-like text towers share: token and position tables, causal residual blocks, final norm
+//! (Radford et al. 2021, section 2.4), under the key names of `transformers` and of OpenCLIP.
+
+use super::residual_block::ResidualBlock;
+use crate::error::Result;
+use crate::layers::{Activation, Attention, LayerNorm};
+use crate::weights::Weights;
+use candle_core::{Device, Tensor};
+
+/// The sizes of a text transformer.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub vocabulary: usize,
+    /// Rows of the position table.
+    pub positions: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub layers: usize,
+    /// Width of the feed-forward layers.
+    pub hidden: usize,
+    pub activation: Activation,
+    pub layer_norm_eps: f64,
+}
+
+/// A text transformer with its embeddings.
+#[derive(Debug)]
+pub(super) struct TextTransformer {
+    /// [vocabulary, width]
+    token_embedding: Tensor,
+    /// [positions, width]
+    positional_embedding: Tensor,
+    heads: usize,
+    blocks: Vec<ResidualBlock>,
+    final_norm: LayerNorm,
+}
+
+impl TextTransformer {
+    /// `embeddings.*`, `encoder.layers.N.*` and `final_layer_norm` of a `CLIPTextModel`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_transformers(config: &Config, weights: &Weights) -> Result<Self> {
+        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+        let (embeddings, layers) = (weights.at("embeddings"), weights.at("encoder.layers"));
+        let block = |i| ResidualBlock::load_transformers(width, hidden, activation, eps, &layers.at(i));
+        Ok(Self {
+            token_embedding: embeddings.get(&[config.vocabulary, width], "token_embedding.weight")?,
+            positional_embedding: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
+            heads: config.heads,
+            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(width, eps, &weights.at("final_layer_norm"))?,
+        })
+    }
+
+    /// `token_embedding`, `positional_embedding`, `transformer.resblocks.N.*` and `ln_final` of an OpenCLIP text tower.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load_open_clip(config: &Config, weights: &Weights) -> Result<Self> {
+        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+        let layers = weights.at("transformer.resblocks");
+        let block = |i| ResidualBlock::load(width, hidden, activation, &layers.at(i));
+        Ok(Self {
+            token_embedding: weights.get(&[config.vocabulary, width], "token_embedding.weight")?,
+            positional_embedding: weights.get(&[config.positions, width], "positional_embedding")?,
+            heads: config.heads,
+            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(width, eps, &weights.at("ln_final"))?,
+        })
+    }
+
+    /// `ids`: [texts, tokens]; returns the tokens' embeddings without their positions, [texts, tokens, width].
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary.
+    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let (texts, tokens) = ids.dims2()?;
+        let rows = self.token_embedding.index_select(&ids.flatten_all()?, 0)?;
+        Ok(rows.reshape((texts, tokens, ()))?)
+    }
+
+    /// `embeddings`: [texts, tokens, width]; `mask`: [tokens, tokens] or [texts, tokens, tokens], added to the attention scores of
+    /// queries (rows) and keys (columns). Returns the states after the final norm, [texts, tokens, width].
+    ///
+    /// # Errors
+    /// There are more tokens than positions.
+    pub fn forward(&self, embeddings: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let attention = Attention::new(self.heads).with_mask(&mask.to_dtype(embeddings.dtype())?)?;
+        let positions = self.positional_embedding.narrow(0, 0, embeddings.dim(1)?)?;
+        let tokens = embeddings.broadcast_add(&positions)?;
+        let states = self.blocks.iter().try_fold(tokens, |tokens, block| block.forward(&tokens, &attention))?;
+        Ok(self.final_norm.forward(&states)?)
+    }
+}
+
+/// Zero where a token may look, −∞ in its future: [tokens, tokens].
+pub(super) fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
+    let hidden = |query, key| if key > query { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..tokens * tokens).map(|at| hidden(at / tokens, at % tokens)).collect();
+    Ok(Tensor::from_vec(mask, (tokens, tokens), device)?)
+}
