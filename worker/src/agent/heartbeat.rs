@@ -1,0 +1,76 @@
+//! The heartbeat: the first thing to start after registering, the last to stop.
+
+use super::held::HeldJobs;
+use crate::client::Client;
+use protocol::heartbeat::{Activity, Heartbeat};
+use protocol::ids::WorkerId;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A running heartbeat.
+pub struct Heart {
+    activity: watch::Sender<Activity>,
+    task: JoinHandle<()>,
+}
+
+impl Heart {
+    /// Beats every `period`, and at once whenever the activity changes.
+    pub fn start(client: Client, worker: WorkerId, period: Duration, held: HeldJobs) -> Self {
+        let (activity, watched) = watch::channel(Activity::Working);
+        let task = tokio::spawn(beat(client, worker, period, held, watched));
+        Self { activity, task }
+    }
+
+    pub fn set(&self, activity: Activity) {
+        self.activity.send_replace(activity);
+    }
+
+    /// Says goodbye and ends.
+    pub async fn stop(self) {
+        self.set(Activity::Gone);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the heartbeat ended badly");
+        }
+    }
+}
+
+async fn beat(
+    client: Client,
+    worker: WorkerId,
+    period: Duration,
+    held: HeldJobs,
+    mut activity: watch::Receiver<Activity>,
+) {
+    let mut missed = false;
+    loop {
+        let now = *activity.borrow_and_update();
+        match client.heartbeat(&Heartbeat { worker, activity: now, held: held.list() }).await {
+            Ok(reply) => {
+                if std::mem::take(&mut missed) {
+                    tracing::info!("the coordinator answers again");
+                }
+                for job in reply.cancelled {
+                    tracing::info!(%job, "cancelled");
+                    held.stop(job);
+                }
+                for job in reply.lost {
+                    tracing::warn!(%job, "its lease had run out: somebody else will do it");
+                    held.stop(job);
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut missed, true) {
+                    tracing::warn!(%error, "no heartbeat; going on with what is claimed");
+                }
+            }
+        }
+        if now == Activity::Gone {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            changed = activity.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The jobs that this worker holds, how far each is, and whether it should be dropped.
+
+use protocol::heartbeat::{Held, Progress};
+use protocol::ids::{Fence, JobId};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Shared by the thread that computes a job and the agent that watches it.
+#[derive(Debug, Default)]
+pub struct Control {
+    step: AtomicU32,
+    steps: AtomicU32,
+    stopped: AtomicBool,
+    stop: Notify,
+}
+
+impl Control {
+    /// Called by the task after each sampler step.
+    pub fn report(&self, step: u32, steps: u32) {
+        self.step.store(step, Ordering::Relaxed);
+        self.steps.store(steps, Ordering::Relaxed);
+    }
+
+    /// Asks the task to end without a result.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+
+    /// Whether the task should end without a result.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Returns when the task was asked to end.
+    pub async fn until_stopped(&self) {
+        let notified = self.stop.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_stopped() {
+            notified.await;
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { step: self.step.load(Ordering::Relaxed), steps: self.steps.load(Ordering::Relaxed) }
+    }
+}
+
+/// All jobs that the worker holds; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct HeldJobs(Arc<Mutex<Jobs>>);
+
+type Jobs = BTreeMap<JobId, (Fence, Arc<Control>)>;
+
+impl HeldJobs {
+    /// Starts holding a job. A job that comes back under a larger fence replaces its former self, which is stopped.
+    pub fn insert(&self, job: JobId, fence: Fence) -> Arc<Control> {
+        let control = Arc::new(Control::default());
+        if let Some((_, former)) = self.lock().insert(job, (fence, control.clone())) {
+            former.stop();
+        }
+        control
+    }
+
+    /// Stops holding a job, unless it is held under another fence by now.
+    pub fn remove(&self, job: JobId, fence: Fence) {
+        let mut jobs = self.lock();
+        if jobs.get(&job).is_some_and(|(held, _)| *held == fence) {
+            jobs.remove(&job);
+        }
+    }
+
+    /// What the next heartbeat renews: everything that was not told to stop.
+    pub fn list(&self) -> Vec<Held> {
+        self.lock()
+            .iter()
+            .filter(|(_, (_, control))| !control.is_stopped())
+            .map(|(job, (fence, control))| Held { job: *job, fence: *fence, progress: control.progress() })
+            .collect()
+    }
+
+    /// Tells a job to stop.
+    pub fn stop(&self, job: JobId) {
+        if let Some((_, control)) = self.lock().get(&job) {
+            control.stop();
+        }
+    }
+
+    /// Tells every job to stop and lists them.
+    pub fn stop_all(&self) -> Vec<(JobId, Fence)> {
+        let jobs = self.lock();
+        jobs.values().for_each(|(_, control)| control.stop());
+        jobs.iter().map(|(job, (fence, _))| (*job, *fence)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_was_told_to_stop_is_not_renewed() {
+        let held = HeldJobs::default();
+        let control = held.insert(JobId(1), Fence(1));
+        held.insert(JobId(2), Fence(1));
+        control.report(3, 50);
+        assert_eq!(held.list()[0].progress, Progress { step: 3, steps: 50 });
+        held.stop(JobId(1));
+        assert!(control.is_stopped());
+        assert_eq!(held.list().iter().map(|h| h.job).collect::<Vec<_>>(), [JobId(2)]);
+    }
+
+    #[test]
+    fn the_end_of_an_old_attempt_does_not_end_its_successor() {
+        let held = HeldJobs::default();
+        let old = held.insert(JobId(1), Fence(1));
+        let new = held.insert(JobId(1), Fence(2));
+        assert!(old.is_stopped() && !new.is_stopped());
+        held.remove(JobId(1), Fence(1));
+        assert_eq!(held.list().len(), 1);
+        held.remove(JobId(1), Fence(2));
+        assert!(held.list().is_empty());
+    }
+}

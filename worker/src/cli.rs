@@ -1,0 +1,125 @@
+//! The command line of `worker`.
+
+use crate::agent::{self, Identity, Signals};
+use crate::client::Client;
+use crate::device::DeviceName;
+use crate::endpoint;
+use crate::tasks::{DeviceRunner, Runner, request, sample};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Runs jobs of a coordinator on one device, or one sampling request by hand.
+#[derive(Debug, Parser)]
+#[command(name = "worker", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    work: Work,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sample one image as a request file says; needs no coordinator
+    Sample(Sample),
+}
+
+/// Claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds and exits with 0. A
+/// second signal gives everything back and exits at once.
+#[derive(Debug, Args)]
+struct Work {
+    /// Address of the coordinator, for example http://login01:7311 [needs $BRAINDIVE_TOKEN]
+    #[arg(long, value_name = "URL", conflicts_with = "endpoint")]
+    coordinator: Option<String>,
+    /// File that `coordinator serve` wrote [default: ~/.braindive/endpoint.json]
+    #[arg(long, value_name = "FILE", env = "BRAINDIVE_ENDPOINT")]
+    endpoint: Option<PathBuf>,
+    /// Device to compute on: cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// Jobs to run at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    slots: u32,
+    /// Name shown to people [default: HOST/DEVICE]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Sample {
+    /// What to sample: models, objective, sampler parameters (JSON)
+    request: PathBuf,
+    /// Folder for image.png and result.json; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Also write trace.safetensors: every quantity of every step
+    #[arg(long)]
+    trace: bool,
+    /// Device to compute on: cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+}
+
+/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAINDIVE_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let done = match cli.command {
+        Some(Command::Sample(args)) => args.run(),
+        None => cli.work.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("worker: {error:#}");
+            let input = error.downcast_ref::<request::RequestError>().is_some();
+            ExitCode::from(if input { 2 } else { 1 })
+        }
+    }
+}
+
+impl Work {
+    fn run(self) -> anyhow::Result<()> {
+        let device = self.device.open()?;
+        let (url, token) = match self.coordinator {
+            Some(url) => (url, std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?),
+            None => {
+                let path = self.endpoint.map_or_else(endpoint::default_path, Ok)?;
+                let endpoint = endpoint::read(&path)?;
+                (endpoint.url, endpoint.token)
+            }
+        };
+        let client = Client::new(&url, &token)?;
+        let host = hostname::get().context("cannot read this host's name")?.to_string_lossy().into_owned();
+        let device_text = self.device.to_string();
+        let identity = Identity {
+            name: self.name.unwrap_or_else(|| format!("{host}/{device_text}")),
+            host,
+            device: device_text.clone(),
+            device_name: self.device.hardware(),
+            slots: self.slots,
+        };
+        let runner: Arc<dyn Runner> = Arc::new(DeviceRunner::new(device, device_text));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the worker's runtime")?;
+        runtime.block_on(async {
+            let signals = Signals::listen().context("cannot listen to signals")?;
+            Ok(agent::run(client, identity, runner, signals).await?)
+        })
+    }
+}
+
+impl Sample {
+    fn run(self) -> anyhow::Result<()> {
+        let device = self.device.open()?;
+        let request = request::Request::read(&self.request)?;
+        sample::run_request(&request, &device, &self.device.to_string(), &self.out, self.trace)
+    }
+}

@@ -1,0 +1,38 @@
+//! Finding the coordinator: an endpoint file, or an address and a token.
+
+use protocol::endpoint::Endpoint;
+use std::path::{Path, PathBuf};
+
+/// Why the coordinator's address is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error(
+        "no endpoint file at {path}: start `coordinator serve` on a host that shares this folder, or name the file with --endpoint"
+    )]
+    Missing { path: PathBuf },
+    #[error("cannot read the endpoint file {path}")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the endpoint file {path} is not what `coordinator serve` writes; remove it and start the coordinator again"
+    )]
+    Malformed { path: PathBuf, source: serde_json::Error },
+    #[error("$HOME is not set: name the endpoint file with --endpoint")]
+    NoHome,
+    #[error("--coordinator needs the token too: set $BRAINDIVE_TOKEN, or use --endpoint FILE, which holds both")]
+    NoToken,
+}
+
+/// Where `coordinator serve` writes its endpoint file unless told otherwise: `~/.braindive/endpoint.json`.
+pub fn default_path() -> Result<PathBuf, EndpointError> {
+    let home = std::env::var_os("HOME").ok_or(EndpointError::NoHome)?;
+    Ok(Path::new(&home).join(".braindive").join("endpoint.json"))
+}
+
+/// Reads an endpoint file.
+pub fn read(path: &Path) -> Result<Endpoint, EndpointError> {
+    let text = std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => EndpointError::Missing { path: path.to_owned() },
+        _ => EndpointError::Unreadable { path: path.to_owned(), source },
+    })?;
+    serde_json::from_slice(&text).map_err(|source| EndpointError::Malformed { path: path.to_owned(), source })
+}

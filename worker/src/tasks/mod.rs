@@ -1,0 +1,109 @@
+//! What a worker can do with a job, one file per kind. No network here: a job in, a product or a typed failure out.
+
+pub mod models;
+pub mod request;
+pub mod sample;
+
+use crate::agent::Control;
+use models::{Shelf, ShelfError};
+use protocol::claim::ClaimedJob;
+use protocol::job::Condition;
+use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+
+/// What a finished job gave.
+#[derive(Debug)]
+pub struct Product {
+    pub png: Vec<u8>,
+    /// Complete but for the seconds spent on uploading.
+    pub result: SampleResult,
+}
+
+/// How a job ends without a product.
+#[derive(Debug)]
+pub enum TaskError {
+    /// It was told to stop; nobody wants to hear of it.
+    Stopped,
+    Failed {
+        class: FailureClass,
+        message: String,
+        seconds: PhaseSeconds,
+    },
+}
+
+impl TaskError {
+    /// A job's thread panicked: a bug, reported as one, and the worker lives on.
+    pub fn from_panic(error: tokio::task::JoinError) -> Self {
+        let what = match error.try_into_panic() {
+            Ok(payload) => payload
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_else(|| "a panic without a message".to_owned()),
+            Err(error) => error.to_string(),
+        };
+        Self::Failed {
+            class: FailureClass::Bug,
+            message: format!("the task panicked: {what}"),
+            seconds: PhaseSeconds::default(),
+        }
+    }
+}
+
+/// Something that runs jobs.
+pub trait Runner: Send + Sync + 'static {
+    /// Runs one job to its end on the calling thread. Looks at `control` often, and reports progress to it.
+    fn run(&self, condition: &Condition, job: &ClaimedJob, control: &Control) -> Result<Product, TaskError>;
+
+    /// Whether the condition's models are in memory.
+    fn is_loaded(&self, condition: &Condition) -> bool;
+}
+
+/// Runs every kind of job on one device, with models that stay loaded from job to job.
+#[derive(Debug)]
+pub struct DeviceRunner {
+    shelf: Shelf,
+    device: String,
+}
+
+impl DeviceRunner {
+    /// `device`: as results name it, `cpu` or `cuda:N`.
+    pub fn new(device: braindive::Device, name: String) -> Self {
+        Self { shelf: Shelf::new(device), device: name }
+    }
+}
+
+impl Runner for DeviceRunner {
+    fn run(&self, condition: &Condition, job: &ClaimedJob, control: &Control) -> Result<Product, TaskError> {
+        match condition {
+            Condition::Sample(condition) => sample::run(&self.shelf, &self.device, condition, job.seed, control),
+        }
+    }
+
+    fn is_loaded(&self, condition: &Condition) -> bool {
+        match condition {
+            Condition::Sample(condition) => self.shelf.holds(&condition.models),
+        }
+    }
+}
+
+/// The failure class of an error of the science core.
+pub fn class_of(error: &braindive::Error) -> FailureClass {
+    use braindive::ErrorKind;
+    match error.kind() {
+        ErrorKind::BadInput => FailureClass::BadInput,
+        ErrorKind::Io => FailureClass::Io,
+        ErrorKind::NonFinite => FailureClass::NonFinite,
+        ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
+    }
+}
+
+impl From<ShelfError> for (FailureClass, String) {
+    fn from(error: ShelfError) -> Self {
+        let class = match &error {
+            ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
+            ShelfError::Unreadable { .. } => FailureClass::Io,
+            ShelfError::Load(error) => class_of(error),
+        };
+        (class, error.to_string())
+    }
+}
