@@ -1,0 +1,411 @@
+//! Regions: named objectives, as a file writes them and as the rows or masks of a subject's encoder.
+
+use super::bundle::Head;
+use super::diagnose::Diagnostics;
+use super::fields::{Fields, Located, entries, is_name, not_a_name};
+use super::files::Files;
+use super::model::{self, Whereabouts};
+use super::node::{Node, Value};
+use super::volume;
+use protocol::job::{self, Objective, Preset, ProbeClass, VolumeMask, VoxelSet};
+use std::collections::BTreeMap;
+
+/// A named objective: the weighted sum of its terms' means.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Region {
+    pub terms: Vec<Located<Term>>,
+    /// The probe class that the region is known to prefer.
+    pub prefers: Option<String>,
+}
+
+/// A weighted mean over voxels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Term {
+    pub weight: f64,
+    pub voxels: Voxels,
+}
+
+/// The voxels of a term.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Voxels {
+    /// An index list of that name under `rois` of the encoder's config.json.
+    Roi(String),
+    /// An index list of that name under `clusters` of the encoder's config.json.
+    Cluster(String),
+    /// Rows of the head.
+    Rows(Vec<u32>),
+    Volume(Volume),
+}
+
+/// A mask in the subject's functional volume.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volume {
+    pub mask: Nifti,
+    /// Empty: every positive value.
+    pub labels: Vec<i32>,
+    pub above: Option<(Nifti, f64)>,
+}
+
+/// A NIfTI file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Nifti {
+    /// `<name>.nii.gz` in this folder of `models.volumes`.
+    Named { folder: &'static str, name: String },
+    /// A path, relative to the experiment file.
+    File(String),
+}
+
+const TERM_KEYS: [&str; 10] =
+    ["roi", "cluster", "voxels", "volume", "mask", "labels", "t_map", "t_above", "weight", "prefers"];
+const KINDS: [&str; 5] = ["roi", "cluster", "voxels", "volume", "mask"];
+
+/// The `regions` section, in the file's order. A region with a mistake is `None`, so that the grid may still name it.
+pub fn read(
+    node: &Node,
+    probes: Option<&[ProbeClass]>,
+    diagnostics: &mut Diagnostics,
+) -> Vec<(String, Option<Region>)> {
+    let mut regions = Vec::new();
+    for (key, value) in entries(node, "`regions`", diagnostics).unwrap_or_default() {
+        if !is_name(&key.name) {
+            not_a_name(key.place, &key.name, "the name of a region", diagnostics);
+        }
+        regions.push((key.name.clone(), region(&key.name, value, probes, diagnostics)));
+    }
+    regions
+}
+
+/// A term, a list of terms, or `{ terms: […], prefers: … }`.
+fn region(name: &str, node: &Node, probes: Option<&[ProbeClass]>, diagnostics: &mut Diagnostics) -> Option<Region> {
+    let what = format!("region `{name}`");
+    let is_terms = |map: &[(super::node::Key, Node)]| map.iter().any(|(key, _)| key.name == "terms");
+    let (terms, prefers) = match &node.value {
+        Value::List(_) => (terms(&what, node, diagnostics), None),
+        Value::Map(map) if is_terms(map) => {
+            let fields = Fields::of(node, &what, &["terms", "prefers"], diagnostics)?;
+            (terms(&what, fields.get("terms")?, diagnostics), fields.get("prefers"))
+        }
+        _ => {
+            let fields = Fields::of(node, &what, &TERM_KEYS, diagnostics)?;
+            let place = node.place;
+            let term = term(&what, node, &fields, diagnostics).map(|value| vec![Located { place, value }]);
+            (term, fields.get("prefers"))
+        }
+    };
+    let prefers = match prefers {
+        Some(node) => Some(preferred(node, probes, diagnostics)?),
+        None => None,
+    };
+    Some(Region { terms: terms?, prefers })
+}
+
+/// One term or a list of them; `None` if any of them is wrong.
+fn terms(what: &str, node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<Located<Term>>> {
+    let items = node.items(&format!("terms of {what}"), diagnostics);
+    let keys: Vec<&str> = TERM_KEYS.into_iter().filter(|key| *key != "prefers").collect();
+    let read: Vec<_> = items
+        .iter()
+        .map(|item| {
+            let fields = Fields::of(item, &format!("a term of {what}"), &keys, diagnostics)?;
+            let value = term(what, item, &fields, diagnostics)?;
+            Some(Located { place: item.place, value })
+        })
+        .collect();
+    read.into_iter().collect::<Option<Vec<_>>>().filter(|terms| !terms.is_empty())
+}
+
+fn preferred(node: &Node, probes: Option<&[ProbeClass]>, diagnostics: &mut Diagnostics) -> Option<String> {
+    let class = node.text("`prefers`", diagnostics)?;
+    let probes = probes?;
+    if probes.iter().any(|probe| probe.name == class) {
+        return Some(class);
+    }
+    diagnostics
+        .mistake(node.place, format!("there is no probe class `{class}`"))
+        .one_of(&class, probes.iter().map(|probe| probe.name.as_str()));
+    None
+}
+
+fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Option<Term> {
+    let weight = match fields.get("weight") {
+        Some(node) => node.number("`weight`", "a number other than 0", |weight| weight != 0.0, diagnostics),
+        None => Some(1.0),
+    };
+    let given: Vec<&str> = KINDS.into_iter().filter(|key| fields.get(key).is_some()).collect();
+    let [kind] = given[..] else {
+        let message = match given.is_empty() {
+            true => format!("{what} does not say which voxels it means"),
+            false => format!("{what} names its voxels in several ways: {}", given.join(", ")),
+        };
+        diagnostics.mistake(node.place, message).note(format!("expected exactly one of {}", KINDS.join(", ")));
+        return None;
+    };
+    let value = fields.get(kind)?;
+    let is_volume = matches!(kind, "volume" | "mask");
+    if !is_volume {
+        for key in ["labels", "t_map", "t_above"] {
+            if let Some(place) = fields.key(key) {
+                diagnostics
+                    .mistake(place, format!("`{key}` means nothing beside `{kind}`"))
+                    .note("it narrows `volume` or `mask`");
+            }
+        }
+    }
+    let voxels = match kind {
+        "roi" => value.text("`roi`", diagnostics).map(Voxels::Roi),
+        "cluster" => value.text("`cluster`", diagnostics).map(Voxels::Cluster),
+        "voxels" => rows(value, diagnostics).map(Voxels::Rows),
+        "volume" => {
+            let name = value.name("the name of a label volume", diagnostics);
+            let mask = name.map(|name| Nifti::Named { folder: "roi", name });
+            volume_of(mask, fields, diagnostics).map(Voxels::Volume)
+        }
+        _ => {
+            let mask = model::path(value, "mask", diagnostics).map(|path| Nifti::File(path.value));
+            volume_of(mask, fields, diagnostics).map(Voxels::Volume)
+        }
+    };
+    Some(Term { weight: weight?, voxels: voxels? })
+}
+
+fn rows(node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<u32>> {
+    let read = node.distinct("`voxels`", diagnostics, |item, d| item.integer("a voxel", 0, u32::MAX.into(), d));
+    let mut rows: Vec<u32> = read.into_iter().map(|row| row.value).collect();
+    rows.sort_unstable();
+    (!rows.is_empty() && rows.len() == node.items("`voxels`", diagnostics).len()).then_some(rows)
+}
+
+fn volume_of(mask: Option<Nifti>, fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Option<Volume> {
+    let labels = fields.get("labels").map_or_else(Vec::new, |node| {
+        let labels = node.distinct("`labels`", diagnostics, |item, d| item.integer("a label", 1, i32::MAX.into(), d));
+        let mut labels: Vec<i32> = labels.into_iter().map(|label| label.value).collect();
+        labels.sort_unstable();
+        labels
+    });
+    let t_map = fields.get("t_map").map(|node| {
+        let path = model::path(node, "t_map", diagnostics)?.value;
+        let is_file = path.ends_with(".nii.gz") || path.ends_with(".nii");
+        Some(if is_file { Nifti::File(path) } else { Nifti::Named { folder: "", name: path } })
+    });
+    let t_above = fields.get("t_above").map(|node| node.number("`t_above`", "a finite number", |_| true, diagnostics));
+    let above = match (t_map, t_above) {
+        (None, None) => None,
+        (Some(map), Some(threshold)) => Some((map?, threshold?)),
+        (map, _) => {
+            let (given, lacking) = if map.is_some() { ("t_map", "t_above") } else { ("t_above", "t_map") };
+            let place = fields.key(given).unwrap_or_default();
+            diagnostics.mistake(place, format!("`{given}` without `{lacking}`")).note("a threshold needs both");
+            return None;
+        }
+    };
+    Some(Volume { mask: mask?, labels, above })
+}
+
+/// A region of one subject: what [`Objective`] is made of, for any preset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved(Vec<ResolvedTerm>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct ResolvedTerm {
+    weight: f64,
+    voxels: ResolvedVoxels,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum ResolvedVoxels {
+    Rows { rows: Vec<u32>, mask_voxels: u32 },
+    Volume(VolumeMask),
+}
+
+impl Resolved {
+    /// The objective under a preset: `paper` takes the mean over the whole mask, `default` over the voxels that the head
+    /// predicts.
+    pub fn objective(&self, preset: Preset) -> Objective {
+        let whole_mask_mean = preset == Preset::Paper;
+        let terms = self.0.iter().map(|term| job::Term {
+            weight: term.weight,
+            voxels: match &term.voxels {
+                ResolvedVoxels::Rows { rows, mask_voxels } => VoxelSet::Rows {
+                    denominator: if whole_mask_mean { *mask_voxels } else { rows.len() as u32 },
+                    rows: rows.clone(),
+                },
+                ResolvedVoxels::Volume(mask) => VoxelSet::Volume(VolumeMask { whole_mask_mean, ..mask.clone() }),
+            },
+        });
+        Objective { terms: terms.collect() }
+    }
+}
+
+/// What a region is resolved against: one subject's encoder and volumes.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    pub name: &'a str,
+    /// `None` if it is missing, which has been told.
+    pub head: Option<&'a Head>,
+    pub volumes: Option<&'a Located<String>>,
+    pub places: &'a Whereabouts,
+}
+
+impl Subject<'_> {
+    /// Resolves the terms of a region; what is missing or empty is told.
+    pub fn resolve(
+        &self,
+        name: &str,
+        region: &Region,
+        files: &mut Files<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Resolved> {
+        let terms: Vec<_> = region
+            .terms
+            .iter()
+            .map(|term| {
+                let voxels = match &term.value.voxels {
+                    Voxels::Roi(roi) => self.named("ROI", |head| &head.rois, name, roi, term, diagnostics),
+                    Voxels::Cluster(cluster) => {
+                        self.named("cluster", |head| &head.clusters, name, cluster, term, diagnostics)
+                    }
+                    Voxels::Rows(rows) => self.rows(name, rows, rows.len() as u32, term, diagnostics),
+                    Voxels::Volume(volume) => self.volume(name, volume, term, files, diagnostics),
+                };
+                Some(ResolvedTerm { weight: term.value.weight, voxels: voxels? })
+            })
+            .collect();
+        Some(Resolved(terms.into_iter().collect::<Option<_>>()?))
+    }
+
+    fn named(
+        &self,
+        kind: &str,
+        lists: impl Fn(&Head) -> &BTreeMap<String, Vec<u32>>,
+        region: &str,
+        name: &str,
+        term: &Located<Term>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<ResolvedVoxels> {
+        let head = self.head?;
+        let lists = lists(head);
+        let Some(listed) = lists.get(name) else {
+            diagnostics
+                .mistake(term.place, format!("the encoder of subject {} has no {kind} `{name}`", self.name))
+                .one_of(name, lists.keys().map(String::as_str))
+                .note(format!("asked for by region `{region}`; {kind}s stand in {}", head.config.display()));
+            return None;
+        };
+        let mut rows = listed.clone();
+        rows.sort_unstable();
+        rows.dedup();
+        let mask_voxels = head.mask_voxels.get(name).copied().unwrap_or(rows.len() as u32);
+        if (mask_voxels as usize) < rows.len() {
+            diagnostics
+                .mistake(
+                    term.place,
+                    format!("`mask_voxels` of `{name}` is {mask_voxels}, less than its {} rows", rows.len()),
+                )
+                .note(format!("correct {}", head.config.display()));
+            return None;
+        }
+        self.rows(region, &rows, mask_voxels, term, diagnostics)
+    }
+
+    fn rows(
+        &self,
+        region: &str,
+        rows: &[u32],
+        mask_voxels: u32,
+        term: &Located<Term>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<ResolvedVoxels> {
+        let head = self.head?;
+        let Some(&last) = rows.last() else {
+            self.empty(region, term, diagnostics).note(format!("its list in {} is empty", head.config.display()));
+            return None;
+        };
+        if u64::from(last) >= head.voxels {
+            diagnostics
+                .mistake(term.place, format!("region `{region}` asks for voxel {last} of subject {}", self.name))
+                .note(format!("the head {} has voxels 0 to {}", head.path.display(), head.voxels - 1));
+            return None;
+        }
+        Some(ResolvedVoxels::Rows { rows: rows.to_vec(), mask_voxels })
+    }
+
+    fn empty<'d>(
+        &self,
+        region: &str,
+        term: &Located<Term>,
+        diagnostics: &'d mut Diagnostics,
+    ) -> &'d mut super::diagnose::Diagnostic {
+        diagnostics.mistake(term.place, format!("region `{region}` has no voxels in subject {}", self.name))
+    }
+
+    fn volume(
+        &self,
+        region: &str,
+        volume: &Volume,
+        term: &Located<Term>,
+        files: &mut Files<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<ResolvedVoxels> {
+        let mut open = |nifti: &Nifti| {
+            let path = match nifti {
+                Nifti::File(path) => self.places.path(path, self.name),
+                Nifti::Named { folder, name } => {
+                    let Some(volumes) = self.volumes else {
+                        diagnostics
+                            .mistake(term.place, format!("region `{region}` needs `volumes` under `models`"))
+                            .note(
+                                "expected the folder of the subject's functional volumes, for example \
+                                   nsddata/ppdata/{subject}/func1pt8mm",
+                            );
+                        return None;
+                    };
+                    let file = format!("{}.nii.gz", name.replace(model::SUBJECT, self.name));
+                    self.places.path(&volumes.value, self.name).join(folder).join(file)
+                }
+            };
+            files.volume(&path, term.place, diagnostics)
+        };
+        let mask = open(&volume.mask);
+        let above = match &volume.above {
+            Some((map, threshold)) => Some((open(map)?, *threshold)),
+            None => None,
+        };
+        let (mask, head) = (mask?, self.head?);
+        let selection = volume::Selection {
+            mask: &mask.voxels,
+            labels: &volume.labels,
+            above: above.as_ref().map(|(map, threshold)| (&map.voxels, *threshold)),
+        };
+        match selection.count(head.voxel_ijk.as_deref()) {
+            Ok(count) if count.in_mask == 0 => {
+                self.empty(region, term, diagnostics).note(format!("no voxel of {} fits", mask.path.display()));
+                return None;
+            }
+            Ok(count) if count.predicted == 0 => {
+                self.empty(region, term, diagnostics).note(format!(
+                    "{} has {} voxels that fit, but the head {} predicts none of them",
+                    mask.path.display(),
+                    count.in_mask,
+                    head.path.display()
+                ));
+                return None;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                diagnostics
+                    .mistake(term.place, format!("region `{region}` of subject {}: {error}", self.name))
+                    .note(format!("mask {}, head {}", mask.path.display(), head.path.display()));
+                return None;
+            }
+        }
+        Some(ResolvedVoxels::Volume(VolumeMask {
+            mask: mask.path.clone(),
+            mask_sha256: mask.sha256.clone(),
+            labels: volume.labels.clone(),
+            t_map: above.as_ref().map(|(map, _)| map.path.clone()),
+            t_map_sha256: above.as_ref().map(|(map, _)| map.sha256.clone()),
+            t_above: above.as_ref().map(|(_, threshold)| *threshold),
+            whole_mask_mean: false,
+        }))
+    }
+}
