@@ -98,7 +98,11 @@ impl Whereabouts {
     /// The file or folder that `name` means for `subject`, whether it exists or not.
     pub fn path(&self, name: &str, subject: &str) -> PathBuf {
         let path = self.base.join(name.replace(SUBJECT, subject));
-        fs::canonicalize(&path).unwrap_or_else(|_| without_dots(&path))
+        // A link's own name is kept: it may say what its target's does not, for example `.nii.gz`.
+        match (path.parent().map(fs::canonicalize), path.file_name()) {
+            (Some(Ok(parent)), Some(name)) => parent.join(name),
+            _ => fs::canonicalize(&path).unwrap_or_else(|_| without_dots(&path)),
+        }
     }
 
     /// The folder that `name` means for `subject`: below the experiment file, or a model of the hub. It may lack; only a

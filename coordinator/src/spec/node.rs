@@ -1,6 +1,7 @@
 //! YAML text as a tree whose every key and value knows its place, so that all mistakes of a file can be told at once.
 
 use super::diagnose::{Diagnostics, Place};
+use super::model::SUBJECT;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_yaml::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 use serde_yaml::{Location, Spanned};
@@ -62,15 +63,19 @@ pub fn parse(text: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
     match serde_yaml::from_str_with_options::<Spanned<Value>>(text, options) {
         Ok(root) => Some(Node::from(root)),
         Err(error) => {
-            let message = message(&error);
-            let tab = if message.contains("tab") { indented_with_tab(text) } else { None };
-            if let Some(place) = tab {
-                diagnostics
-                    .mistake(place, "not valid YAML: the line is indented with a tab")
-                    .note("expected blanks: YAML allows no tabs there");
-            } else {
-                let place = error.location().map(Place::from).unwrap_or_default();
-                diagnostics.mistake(place, format!("not valid YAML: {message}"));
+            let (place, message) = (error.location().map(Place::from).unwrap_or_default(), message(&error));
+            match indented_with_tab(text) {
+                Some(tab) if message.contains("tab") || tab.line == place.line => {
+                    diagnostics
+                        .mistake(tab, "not valid YAML: the line is indented with a tab")
+                        .note("expected blanks: YAML allows no tabs there");
+                }
+                _ => {
+                    let told = diagnostics.mistake(place, format!("not valid YAML: {message}"));
+                    if text.lines().nth(place.line.saturating_sub(1)).is_some_and(|line| line.contains(SUBJECT)) {
+                        told.note(format!("inside [ ] and {{ }}, a path with {SUBJECT} must stand in quotes"));
+                    }
+                }
             }
             None
         }

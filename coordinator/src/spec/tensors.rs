@@ -89,7 +89,8 @@ pub fn voxel_ijk(path: &Path, header: &Header) -> Result<Option<Vec<[i64; 3]>>, 
         other => return Err(malformed(format!("is {other}, expected I16, I32 or I64"))),
     };
     let [begin, end] = tensor.data_offsets;
-    if end.checked_sub(begin) != voxels.checked_mul(3 * width) {
+    let (held, needed) = (end.checked_sub(begin), voxels.checked_mul(3 * width));
+    if held.is_none() || held != needed {
         return Err(malformed(format!("has offsets {begin} to {end} for {voxels} voxels")));
     }
     let mut file = File::open(path)?;

@@ -107,11 +107,7 @@ impl Report {
         }
         let missing: Vec<_> = file.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
         if !file.diagnostics.is_empty() {
-            writeln!(
-                out,
-                "  missing     {}",
-                plural(missing.len() as u64, "file or folder").replace("folders", "folder")
-            )?;
+            writeln!(out, "  missing     {} files or folders", missing.len())?;
             for path in missing {
                 writeln!(out, "              {}", path.display())?;
             }
