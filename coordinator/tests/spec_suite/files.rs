@@ -3,7 +3,8 @@
 use super::{Copy, findings, head, miniature, read, repository};
 use coordinator::spec::diagnose::Severity;
 use coordinator::spec::files::Digests;
-use coordinator::spec::{self, Loaded};
+use coordinator::spec::{self, Loaded, tensors, volume};
+use proptest::prelude::*;
 use protocol::job::{Condition, Preset, SampleCondition, VoxelSet};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
@@ -302,4 +303,30 @@ regions: {{ R: {{ mask: \"../miniature/bundle/volumes/{{subject}}/mask.nii\", {r
 fn a_head_shared_by_two_subjects_is_refused() {
     let loaded = read(&miniature("grid: { subject: [a, b], region: face, seed: 1 }\nsampling: { size: 32 }\n"));
     assert_eq!(loaded.diagnostics.found()[0].message, "`encoder` is the same for every subject");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Other bytes anywhere in a head or volume: told or harmless, never a panic.
+    #[test]
+    fn damaged_tensors_and_volumes_never_panic(at in 0_usize..500, bytes in prop::collection::vec(any::<u8>(), 1..12)) {
+        let scratch = tempfile::tempdir().unwrap();
+        let damaged = |name: &str, mut file: Vec<u8>| {
+            let at = at.min(file.len() - 1);
+            let end = (at + bytes.len()).min(file.len());
+            file[at..end].copy_from_slice(&bytes[..end - at]);
+            let path = scratch.path().join(name);
+            fs::write(&path, file).unwrap();
+            path
+        };
+        let head = damaged("head.safetensors", head(3, 4, Some(&[[0, 0, 0]; 3])));
+        if let Ok(header) = tensors::header(&head) {
+            let _ = tensors::voxel_ijk(&head, &header);
+        }
+        let volume = damaged("mask.nii", nifti([2, 2, 2], &[1.0; 8]));
+        if let Ok(voxels) = volume::Voxels::read(&volume) {
+            prop_assert_eq!(voxels.values.len(), voxels.shape.iter().product::<usize>());
+        }
+    }
 }

@@ -99,8 +99,12 @@ impl Parameters {
         ]);
         let mut voxels = self.voxels.clone();
         voxels.rotate_left(order % self.voxels.len());
-        let term =
-            turned(vec![format!("voxels: {voxels:?}"), format!("weight: {}", self.weight), "prefers: x".to_owned()]);
+        let prefers = if noise % 2 == 0 { "x" } else { "y" };
+        let term = turned(vec![
+            format!("voxels: {voxels:?}"),
+            format!("weight: {}", self.weight),
+            format!("prefers: {prefers}"),
+        ]);
         let bundle = repository().join("miniature/bundle");
         let models = turned(
             [("diffusion", "sd"), ("backbone", "clip"), ("encoder", "encoder"), ("probe", "coca")]
@@ -120,7 +124,7 @@ impl Parameters {
             ),
             format!("regions:\n  {}: {{ {} }}", self.region, term.join(", ")),
             format!("sampling:\n  {}", sampling.join(&format!("\n  # {noise}\n  "))),
-            format!("probes: {{ x: {:?} }}", self.prompts),
+            format!("probes: {{ x: {:?}, y: [z] }}", self.prompts),
             format!("priority: {noise}"),
             format!("retries: {}", noise % 5),
             format!("budget: {{ gpu_hours: {} }}", noise + 1),
