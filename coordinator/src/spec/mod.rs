@@ -1,7 +1,7 @@
 //! Experiment files: YAML text to a plan, with every mistake and every missing file named at once.
 //!
 //! A file's way through it: text → [`node`] (a tree with places) → [`draft`] (typed sections) → [`resolve`] (folders,
-//! heads, masks) → [`crate::plan`]. Every step tells what is wrong to the [`diagnose::Diagnostics`] and goes on.
+//! heads, masks, objectives) → [`crate::plan`]. Every step tells what is wrong to the [`diagnose::Diagnostics`] and goes on.
 
 pub mod bundle;
 pub mod diagnose;
@@ -11,6 +11,7 @@ pub mod files;
 pub mod grid;
 pub mod model;
 pub mod node;
+pub mod objective;
 pub mod probes;
 pub mod region;
 pub mod resolve;

@@ -5,8 +5,9 @@ use super::diagnose::{Diagnostics, Place};
 use super::draft::Draft;
 use super::fields::Located;
 use super::files::Files;
-use super::model::Whereabouts;
-use super::region::{Region, Resolved, Subject, Term, Voxels};
+use super::model::{SUBJECT, Whereabouts};
+use super::objective::{Resolved, Subject};
+use super::region::{Region, Term, Voxels};
 use super::sampling::{self, Setting};
 use protocol::job::{ModelFolder, Models};
 use std::collections::HashMap;
@@ -39,7 +40,7 @@ pub fn resolve(
         subjects.push((&subject.value, folders.open(draft, &subject.value, diagnostics)));
     }
     if subjects.len() > 1
-        && let Some(encoder) = draft.models.encoder.as_ref().filter(|path| !path.value.contains(super::model::SUBJECT))
+        && let Some(encoder) = draft.models.encoder.as_ref().filter(|path| !path.value.contains(SUBJECT))
     {
         diagnostics
             .mistake(encoder.place, "`encoder` is the same for every subject")
@@ -151,7 +152,7 @@ impl SubjectModels {
 
 type Cache<T> = HashMap<PathBuf, Option<Arc<T>>>;
 
-/// Folders that were looked at, each once; subjects share most of them. The empty path stands for a name that was told.
+/// Folders that were looked at, each once; subjects share most of them.
 struct Folders<'p> {
     places: &'p Whereabouts,
     diffusion: Cache<Diffusion>,
@@ -178,11 +179,9 @@ impl Folders<'_> {
         };
         let backbone = open_clip(&names.backbone, "backbone", diagnostics);
         let probe = open_clip(&names.probe, "probe", diagnostics);
-        let known = self.head.len();
         let head = look(&mut self.head, self.places, &names.encoder, "encoder", subject, diagnostics, bundle::head);
         if let (Some(head), Some(backbone), Some(name)) = (&head, &backbone, &names.encoder)
             && head.features != backbone.embed_dim
-            && self.head.len() > known
         {
             diagnostics
                 .mistake(

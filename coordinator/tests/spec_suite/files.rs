@@ -73,6 +73,23 @@ fn the_miniature_is_ten_conditions_and_160_jobs_with_the_digests_of_its_files() 
 }
 
 #[test]
+fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(repository().join("experiments")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let loaded = spec::load(&path, &super::no_hub(), &mut Digests::default());
+            assert!(!loaded.diagnostics.has_mistakes(), "{}", findings(&loaded));
+            let on_miniature = fs::read_to_string(&path).unwrap().contains("../miniature/bundle");
+            assert_eq!(loaded.plan.is_some(), on_miniature, "{}", findings(&loaded));
+            names.push(loaded.draft.unwrap().name);
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["categories", "gamma_sweep", "miniature", "ofa_ffa"]);
+}
+
+#[test]
 fn every_missing_file_of_the_papers_experiment_is_listed() {
     let path = repository().join("experiments/ofa_ffa.yaml");
     let loaded = spec::load(&path, &super::no_hub(), &mut Digests::default());
@@ -282,7 +299,7 @@ regions: {{ R: {{ mask: \"../miniature/bundle/volumes/{{subject}}/mask.nii\", {r
 
     let predicted = findings(&copy.read(&experiment("labels: [3]")));
     assert!(predicted.contains("region `R` has no voxels in subject s"), "{predicted}");
-    assert!(predicted.contains("has 1 voxels that fit, but the head"), "{predicted}");
+    assert!(predicted.contains("that fit: 1; the head"), "{predicted}");
     let empty = findings(&copy.read(&experiment("labels: [7]")));
     assert!(empty.contains("no voxel of"), "{empty}");
 

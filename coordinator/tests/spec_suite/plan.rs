@@ -99,7 +99,7 @@ impl Parameters {
         ]);
         let mut voxels = self.voxels.clone();
         voxels.rotate_left(order % self.voxels.len());
-        let prefers = if noise % 2 == 0 { "x" } else { "y" };
+        let prefers = if noise < 50 { "x" } else { "y" };
         let term = turned(vec![
             format!("voxels: {voxels:?}"),
             format!("weight: {}", self.weight),

@@ -1,6 +1,7 @@
 //! The `submit` command against a job table that records what reaches it.
 
 use super::{Copy, miniature, no_hub, repository};
+use clap::Parser;
 use coordinator::cli::submit::job_table::{JobTable, Preview, Submitted};
 use coordinator::cli::submit::report::Report;
 use coordinator::cli::submit::{MISSING, OK, REFUSED, Submit};
@@ -41,6 +42,22 @@ impl JobTable for Recorder {
             measured_seconds_per_image: Some(4.5),
         })
     }
+}
+
+#[derive(Debug, clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    submit: Submit,
+}
+
+#[test]
+fn the_command_line_takes_several_files_and_needs_one() {
+    let parse =
+        |arguments: &[&str]| CommandLine::try_parse_from([&["submit"], arguments].concat()).map(|line| line.submit);
+    let submit = parse(&["a.yaml", "--dry-run", "--json", "--db", "x.db", "b.yaml"]).unwrap();
+    assert_eq!(submit.files, [Path::new("a.yaml"), Path::new("b.yaml")]);
+    assert!(submit.dry_run && submit.json && submit.db == Path::new("x.db"));
+    assert!(parse(&["--dry-run"]).is_err());
 }
 
 async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> (Report, Vec<String>) {
