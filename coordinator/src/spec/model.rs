@@ -3,9 +3,8 @@
 use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located};
 use super::node::Node;
-use std::env;
-use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{self, Component, Path, PathBuf};
+use std::{env, fs};
 
 /// Stands in a path for the subject's name.
 pub const SUBJECT: &str = "{subject}";
@@ -25,18 +24,18 @@ pub struct ModelNames {
 pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> ModelNames {
     let keys = ["diffusion", "backbone", "encoder", "probe", "volumes"];
     let Some(fields) = Fields::of(node, "`models`", &keys, diagnostics) else { return ModelNames::default() };
-    let mut required = |key: &str| fields.required(key, diagnostics).and_then(|node| path(node, key, diagnostics));
+    let mut required = |key: &str| fields.required(key, diagnostics).and_then(|node| path_name(node, key, diagnostics));
     ModelNames {
         diffusion: required("diffusion"),
         backbone: required("backbone"),
         encoder: required("encoder"),
         probe: required("probe"),
-        volumes: fields.get("volumes").and_then(|node| path(node, "volumes", diagnostics)),
+        volumes: fields.get("volumes").and_then(|node| path_name(node, "volumes", diagnostics)),
     }
 }
 
 /// A path or hub name in which the only placeholder is `{subject}`.
-pub fn path(node: &Node, key: &str, diagnostics: &mut Diagnostics) -> Option<Located<String>> {
+pub fn path_name(node: &Node, key: &str, diagnostics: &mut Diagnostics) -> Option<Located<String>> {
     let text = node.text(&format!("`{key}`"), diagnostics)?;
     let rest = text.replace(SUBJECT, "");
     if text.is_empty() || text.contains('\0') {
@@ -64,7 +63,8 @@ impl HubCache {
 
     /// `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `~/.cache/huggingface/hub`.
     pub fn from_env() -> Self {
-        let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // Workers may run in another folder, so that a relative path would mean another place to them.
+        let folder = |name: &str| path::absolute(env::var_os(name)?).ok();
         Self(
             folder("HF_HUB_CACHE")
                 .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))

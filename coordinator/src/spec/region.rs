@@ -83,9 +83,7 @@ fn region(name: &str, node: &Node, probes: Option<&[ProbeClass]>, diagnostics: &
         }
         _ => {
             let fields = Fields::of(node, &what, &TERM_KEYS, diagnostics)?;
-            let place = node.place;
-            let term = term(&what, node, &fields, diagnostics).map(|value| vec![Located { place, value }]);
-            (term, fields.get("prefers"))
+            (term(&what, node, &fields, diagnostics).map(|term| vec![term]), fields.get("prefers"))
         }
     };
     let prefers = match prefers {
@@ -103,8 +101,7 @@ fn terms(what: &str, node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<L
         .iter()
         .map(|item| {
             let fields = Fields::of(item, &format!("a term of {what}"), &keys, diagnostics)?;
-            let value = term(what, item, &fields, diagnostics)?;
-            Some(Located { place: item.place, value })
+            term(what, item, &fields, diagnostics)
         })
         .collect();
     read.into_iter().collect::<Option<Vec<_>>>().filter(|terms| !terms.is_empty())
@@ -122,7 +119,8 @@ fn preferred(node: &Node, probes: Option<&[ProbeClass]>, diagnostics: &mut Diagn
     None
 }
 
-fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Option<Term> {
+/// A term; its place is that of what names its voxels.
+fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Option<Located<Term>> {
     let weight = match fields.get("weight") {
         Some(node) => node.number("`weight`", "a number other than 0", |weight| weight != 0.0, diagnostics),
         None => Some(1.0),
@@ -157,11 +155,11 @@ fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnost
             volume_of(mask, fields, diagnostics).map(Voxels::Volume)
         }
         _ => {
-            let mask = model::path(value, "mask", diagnostics).map(|path| Nifti::File(path.value));
+            let mask = model::path_name(value, "mask", diagnostics).map(|path| Nifti::File(path.value));
             volume_of(mask, fields, diagnostics).map(Voxels::Volume)
         }
     };
-    Some(Term { weight: weight?, voxels: voxels? })
+    Some(Located { place: value.place, value: Term { weight: weight?, voxels: voxels? } })
 }
 
 fn rows(node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<u32>> {
@@ -179,7 +177,7 @@ fn volume_of(mask: Option<Nifti>, fields: &Fields<'_>, diagnostics: &mut Diagnos
         labels
     });
     let t_map = fields.get("t_map").map(|node| {
-        let path = model::path(node, "t_map", diagnostics)?.value;
+        let path = model::path_name(node, "t_map", diagnostics)?.value;
         let is_file = path.ends_with(".nii.gz") || path.ends_with(".nii");
         Some(if is_file { Nifti::File(path) } else { Nifti::Named { folder: "", name: path } })
     });

@@ -186,15 +186,19 @@ regions:
   other: { roi: fra }
 ";
     let loaded = copy.read(&miniature(sections));
-    let found: Vec<_> =
-        loaded.diagnostics.found().iter().map(|found| (found.place.line, found.message.as_str())).collect();
+    let found: Vec<_> = loaded
+        .diagnostics
+        .found()
+        .iter()
+        .map(|found| (found.place.line, found.place.column, found.message.as_str()))
+        .collect();
     assert_eq!(
         found,
         [
-            (8, "region `none` has no voxels in subject s"),
-            (8, "region `far` asks for voxel 4 of subject s"),
-            (11, "region `rows` asks for voxel 99 of subject s"),
-            (12, "the encoder of subject s has no ROI `fra`"),
+            (8, 30, "region `none` has no voxels in subject s"),
+            (8, 36, "region `far` asks for voxel 4 of subject s"),
+            (11, 19, "region `rows` asks for voxel 99 of subject s"),
+            (12, 17, "the encoder of subject s has no ROI `fra`"),
         ]
     );
     assert_eq!(loaded.diagnostics.found()[3].notes[0], "did you mean `far`?");

@@ -42,6 +42,10 @@ impl JobTable for Recorder {
             measured_seconds_per_image: Some(4.5),
         })
     }
+
+    async fn close(self) {
+        self.0.borrow_mut().push("close".to_owned());
+    }
 }
 
 #[derive(Debug, clap::Parser)]
@@ -103,7 +107,7 @@ async fn a_dry_run_on_a_database_previews_and_estimates_from_what_was_measured()
     let db = scratch.path().join("jobs.db");
     fs::write(&db, "").unwrap();
     let (report, calls) = execute(vec![experiment("miniature.yaml")], &db, true).await;
-    assert_eq!(calls, ["open", "preview miniature 160"]);
+    assert_eq!(calls, ["open", "preview miniature 160", "close"]);
     assert_eq!(report.exit_code, OK);
     let human = report.human();
     assert!(human.contains("32 jobs in 2 new conditions; 128 there before"), "{human}");
@@ -160,7 +164,7 @@ async fn a_submit_says_what_is_new_what_was_there_and_what_is_not_listed_any_mor
     let scratch = tempfile::tempdir().unwrap();
     let db = scratch.path().join("jobs.db");
     let (report, calls) = execute(vec![experiment("miniature.yaml")], &db, false).await;
-    assert_eq!(calls, ["open", "submit miniature 160"]);
+    assert_eq!(calls, ["open", "submit miniature 160", "close"]);
     assert_eq!(report.exit_code, OK);
     let expected = "\
 experiment 7 `miniature` updated: 32 new jobs in 2 new conditions, 128 there before

@@ -10,6 +10,8 @@ pub trait JobTable {
     fn submit(&self, plan: &Plan) -> impl Future<Output = anyhow::Result<Submitted>>;
     /// What submitting `plan` would add.
     fn preview(&self, plan: &Plan) -> impl Future<Output = anyhow::Result<Preview>>;
+    /// Lets go of the table.
+    fn close(self) -> impl Future<Output = ()>;
 }
 
 /// What submitting a plan changed.

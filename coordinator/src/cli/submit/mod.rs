@@ -74,37 +74,44 @@ impl Submit {
         };
 
         // A dry run creates no database: where there is none, nothing exists yet.
-        let open_it = !mistakes && if self.dry_run { self.db.exists() } else { exit_code == OK };
+        let open_it = if self.dry_run { self.db.exists() } else { exit_code == OK };
         let table = if open_it { Some(open(&self.db).await?) } else { None };
+        let files = self.each(loaded, table.as_ref()).await;
+        if let Some(table) = table {
+            table.close().await;
+        }
+        Ok(Report { dry_run: self.dry_run, database: self.db.clone(), exit_code, files: files? })
+    }
+
+    async fn each<T: JobTable>(&self, loaded: Vec<Loaded>, table: Option<&T>) -> anyhow::Result<Vec<FileReport>> {
         let mut files = Vec::with_capacity(loaded.len());
         for file in loaded {
-            let mut report = FileReport {
-                file: file.path.clone(),
-                experiment: file.draft.as_ref().map(Summary::of),
-                preview: None,
-                submitted: None,
-                estimate: None,
-                diagnostics: file.diagnostics,
-            };
-            if let (Some(plan), Some(summary)) = (&file.plan, &report.experiment) {
-                let at = || format!("experiment `{}` of {}", plan.experiment.name, file.path.display());
-                if self.dry_run {
-                    let preview = match &table {
-                        Some(table) => table.preview(plan).await.with_context(|| format!("looking up {}", at()))?,
-                        None => all_new(plan),
-                    };
-                    report.estimate = Some(summary.estimate(preview.new_jobs, preview.measured_seconds_per_image));
-                    report.preview = Some(preview);
-                } else if let Some(table) = &table {
-                    let submitted = table.submit(plan).await.with_context(|| format!("submitting {}", at()))?;
-                    report.submitted = Some(submitted);
-                }
-            } else if let Some(summary) = &report.experiment {
-                report.estimate = Some(summary.estimate(summary.jobs, None));
-            }
-            files.push(report);
+            files.push(self.file(file, table).await?);
         }
-        Ok(Report { dry_run: self.dry_run, database: self.db.clone(), exit_code, files })
+        Ok(files)
+    }
+
+    /// Submits one file, or looks up what submitting it would do; without a table, neither.
+    async fn file<T: JobTable>(&self, loaded: Loaded, table: Option<&T>) -> anyhow::Result<FileReport> {
+        let Loaded { path, diagnostics, draft, plan } = loaded;
+        let experiment = draft.as_ref().map(Summary::of);
+        let at = || format!("the experiment of {}", path.display());
+        let (mut preview, mut submitted) = (None, None);
+        match (&plan, table) {
+            (Some(plan), Some(table)) if self.dry_run => {
+                preview = Some(table.preview(plan).await.with_context(|| format!("looking up {}", at()))?);
+            }
+            (Some(plan), Some(table)) => {
+                submitted = Some(table.submit(plan).await.with_context(|| format!("submitting {}", at()))?);
+            }
+            (Some(plan), None) if self.dry_run => preview = Some(all_new(plan)),
+            _ => {}
+        }
+        let estimate = experiment.as_ref().filter(|_| self.dry_run).map(|summary| match &preview {
+            Some(preview) => summary.estimate(preview.new_jobs, preview.measured_seconds_per_image),
+            None => summary.estimate(summary.jobs, None),
+        });
+        Ok(FileReport { file: path, experiment, preview, submitted, estimate, diagnostics })
     }
 }
 

@@ -25,7 +25,7 @@ pub struct FileReport {
     /// `--dry-run` with everything there: what submitting would change.
     pub preview: Option<Preview>,
     pub submitted: Option<Submitted>,
-    /// `--dry-run`, or files are missing: GPU time of the jobs that would be new.
+    /// `--dry-run`: GPU time of the jobs that would be new, of all jobs while files are missing.
     pub estimate: Option<Estimate>,
     pub diagnostics: Diagnostics,
 }
