@@ -81,7 +81,7 @@ fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
             let loaded = spec::load(&path, &super::no_hub(), &mut Digests::default());
             assert!(!loaded.diagnostics.has_mistakes(), "{}", findings(&loaded));
             let on_miniature = fs::read_to_string(&path).unwrap().contains("../miniature/bundle");
-            assert_eq!(loaded.plan.is_some(), on_miniature, "{}", findings(&loaded));
+            assert!(loaded.plan.is_some() || !on_miniature, "{}", findings(&loaded));
             names.push(loaded.draft.unwrap().name);
         }
     }
@@ -91,14 +91,16 @@ fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
 
 #[test]
 fn every_missing_file_of_the_papers_experiment_is_listed() {
-    let path = repository().join("experiments/ofa_ffa.yaml");
-    let loaded = spec::load(&path, &super::no_hub(), &mut Digests::default());
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    let text = fs::read_to_string(repository().join("experiments/ofa_ffa.yaml")).unwrap();
+    let loaded = super::read_in(&root.join("experiments"), &text);
     assert!(loaded.plan.is_none());
     let draft = loaded.draft.as_ref().unwrap();
     assert_eq!((draft.grid.conditions(), draft.grid.seeds.len()), (8, 500));
     assert!(loaded.diagnostics.found().iter().all(|found| found.severity == Severity::Missing));
     let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
-    let data = repository().join("data");
+    let data = root.join("data");
     for subject in ["subj01", "subj02", "subj05", "subj07"] {
         let volumes = data.join("nsd/nsddata/ppdata").join(subject).join("func1pt8mm");
         for file in [

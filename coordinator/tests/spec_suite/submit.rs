@@ -80,6 +80,13 @@ fn experiment(name: &str) -> PathBuf {
     repository().join("experiments").join(name)
 }
 
+/// The paper's experiment in a folder that has none of the files that it names.
+fn without_data(scratch: &Path) -> PathBuf {
+    let path = scratch.join("ofa_ffa.yaml");
+    fs::copy(experiment("ofa_ffa.yaml"), &path).unwrap();
+    path
+}
+
 #[tokio::test]
 async fn a_dry_run_without_a_database_opens_none_and_shows_the_plan() {
     let scratch = tempfile::tempdir().unwrap();
@@ -120,7 +127,9 @@ async fn a_dry_run_on_a_database_previews_and_estimates_from_what_was_measured()
 
 #[tokio::test]
 async fn a_dry_run_with_missing_files_counts_lists_them_and_exits_3() {
-    let (report, calls) = execute(vec![experiment("ofa_ffa.yaml")], Path::new("/nonexistent/jobs.db"), true).await;
+    let scratch = tempfile::tempdir().unwrap();
+    let files = vec![without_data(scratch.path())];
+    let (report, calls) = execute(files, Path::new("/nonexistent/jobs.db"), true).await;
     assert_eq!((report.exit_code, calls.len()), (MISSING, 0));
     let human = report.human();
     for line in [
@@ -146,13 +155,14 @@ async fn a_submit_with_anything_missing_or_wrong_in_any_file_writes_nothing() {
     let wrong = scratch.path().join("wrong.yaml");
     fs::write(&wrong, "name: wrong\nkind: simple\n").unwrap();
     let good = experiment("miniature.yaml");
-    for bad in [experiment("ofa_ffa.yaml"), wrong.clone()] {
+    let missing = without_data(scratch.path());
+    for bad in [missing.clone(), wrong.clone()] {
         let (report, calls) = execute(vec![good.clone(), bad], &db, false).await;
         assert_eq!((report.exit_code, calls.len()), (REFUSED, 0));
         assert_eq!(report.human(), "");
         assert!(report.findings(false).ends_with("in 1 file; nothing was submitted\n"), "{}", report.findings(false));
     }
-    let (report, calls) = execute(vec![wrong, good, experiment("ofa_ffa.yaml")], &db, true).await;
+    let (report, calls) = execute(vec![wrong, good, missing], &db, true).await;
     assert_eq!((report.exit_code, calls.len()), (REFUSED, 0));
     let findings = report.findings(false);
     assert!(findings.contains("wrong.yaml:2:7: `kind` cannot be `simple`"), "{findings}");
