@@ -4,7 +4,7 @@ use super::{Copy, miniature, no_hub, repository};
 use clap::Parser;
 use coordinator::cli::submit::job_table::{JobTable, Preview, Submitted};
 use coordinator::cli::submit::report::Report;
-use coordinator::cli::submit::{MISSING, OK, REFUSED, Submit};
+use coordinator::cli::submit::{Args, MISSING, OK, REFUSED};
 use coordinator::plan::Plan;
 use coordinator::spec::files::Digests;
 use protocol::ids::ExperimentId;
@@ -51,7 +51,7 @@ impl JobTable for Recorder {
 #[derive(Debug, clap::Parser)]
 struct CommandLine {
     #[command(flatten)]
-    submit: Submit,
+    submit: Args,
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn the_command_line_takes_several_files_and_needs_one() {
 
 async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> (Report, Vec<String>) {
     let calls = Calls::default();
-    let submit = Submit { files, db: db.to_owned(), dry_run, json: false };
+    let submit = Args { files, db: db.to_owned(), dry_run, json: false };
     let open = async |_: &Path| {
         calls.borrow_mut().push("open".to_owned());
         Ok(Recorder(calls.clone()))

@@ -14,6 +14,7 @@ use report::{FileReport, Report};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// All files are submitted, or everything is there for it (`--dry-run`).
 pub const OK: u8 = 0;
@@ -24,7 +25,7 @@ pub const MISSING: u8 = 3;
 
 /// Add the jobs of experiment files to the job table. Submitting a file again adds only what is new.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Submit {
+pub struct Args {
     /// Experiment files (YAML)
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -42,10 +43,13 @@ pub struct Submit {
     pub json: bool,
 }
 
-impl Submit {
+impl Args {
     /// Runs the command against the table that `open` opens at the database's path; the answer is the exit code. Findings
     /// go to standard error, the rest to standard output; `--json` has both in its one document.
-    pub async fn run<T: JobTable>(&self, open: impl AsyncFn(&Path) -> anyhow::Result<T>) -> anyhow::Result<u8> {
+    pub async fn run_on<T: JobTable>(
+        &self,
+        open: impl AsyncFn(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<ExitCode> {
         let report = self.execute(&HubCache::from_env(), &mut Digests::new(true), open).await?;
         if self.json {
             writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
@@ -53,10 +57,10 @@ impl Submit {
             write!(io::stderr(), "{}", report.findings(io::stderr().is_terminal()))?;
             write!(io::stdout(), "{}", report.human())?;
         }
-        Ok(report.exit_code)
+        Ok(ExitCode::from(report.exit_code))
     }
 
-    /// What [`Submit::run`] does, without the printing.
+    /// What [`Args::run_on`] does, without the printing.
     pub async fn execute<T: JobTable>(
         &self,
         hub: &HubCache,
