@@ -1,8 +1,12 @@
 //! What an experiment file asks for, resolved: conditions, seeds, and the keys that make submitting idempotent.
 
+use crate::spec::draft::Draft;
+use crate::spec::resolve::Cell;
+use crate::spec::sampling;
 use protocol::ids::{Digest, Seed};
-use protocol::job::Condition;
+use protocol::job::{Condition, Models, Objective, ProbeClass, SampleCondition, Sampling, VoxelSet};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 
 /// A validated experiment, ready to become rows: every condition × every seed is a job.
@@ -38,12 +42,108 @@ pub struct Experiment {
 /// One cell of the grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedCondition {
-    /// sha256 of everything that decides a result but the seed: names, parameters, digests of models and masks. Paths are
-    /// not part of it, so that moving a folder makes no new conditions.
+    /// sha256 of everything that decides a result but the seed (see [`key`]). Paths are not part of it, so that moving a
+    /// folder makes no new conditions.
     pub key: Digest,
     pub subject: String,
     pub region: String,
     /// The other axes of the grid and this cell's values on them, for example `{"gamma": 14.0}`.
     pub axes: BTreeMap<String, serde_json::Value>,
     pub spec: Condition,
+}
+
+/// Every cell × every combination of the swept parameters, the last axis running fastest.
+pub fn expand(draft: &Draft, cells: &[Cell]) -> Vec<PlannedCondition> {
+    let points = draft.grid.cells();
+    let mut conditions = Vec::with_capacity(cells.len() * points.len());
+    for cell in cells {
+        for point in &points {
+            let settings = draft.settings.iter().map(|setting| &setting.value);
+            let sampling = sampling::resolve(settings.chain(point.iter().map(|(_, setting)| *setting)));
+            let condition = SampleCondition {
+                subject: cell.subject.clone(),
+                region: cell.region.clone(),
+                models: Models::clone(&cell.models),
+                objective: cell.objective.objective(sampling.preset),
+                sampling,
+                probes: draft.probes.clone(),
+                prefers: cell.prefers.clone(),
+            };
+            conditions.push(PlannedCondition {
+                key: key(&condition),
+                subject: cell.subject.clone(),
+                region: cell.region.clone(),
+                axes: point.iter().map(|(name, setting)| ((*name).to_owned(), setting.to_json())).collect(),
+                spec: Condition::Sample(Box::new(condition)),
+            });
+        }
+    }
+    conditions
+}
+
+/// sha256 of the canonical JSON of everything that decides a condition's results: names, parameters, prompts of the probe,
+/// digests of models and masks. Paths are left out, and so is `prefers`, which only says how results are counted.
+pub fn key(condition: &SampleCondition) -> Digest {
+    /// Serialised in this order; a change of it would make every condition new.
+    #[derive(Serialize)]
+    struct Decides<'a> {
+        kind: &'static str,
+        subject: &'a str,
+        region: &'a str,
+        diffusion: &'a Digest,
+        backbone: &'a Digest,
+        encoder: &'a Digest,
+        probe: &'a Digest,
+        objective: Vec<DecidesTerm<'a>>,
+        sampling: &'a Sampling,
+        probes: &'a [ProbeClass],
+    }
+    #[derive(Serialize)]
+    struct DecidesTerm<'a> {
+        weight: f64,
+        voxels: DecidesVoxels<'a>,
+    }
+    #[derive(Serialize)]
+    #[serde(tag = "by", rename_all = "snake_case")]
+    enum DecidesVoxels<'a> {
+        Rows {
+            rows: &'a [u32],
+            denominator: u32,
+        },
+        Volume {
+            mask: &'a Digest,
+            labels: &'a [i32],
+            t_map: Option<&'a Digest>,
+            t_above: Option<f64>,
+            whole_mask_mean: bool,
+        },
+    }
+    fn terms(objective: &Objective) -> Vec<DecidesTerm<'_>> {
+        let voxels = |voxels| match voxels {
+            &VoxelSet::Rows { ref rows, denominator } => DecidesVoxels::Rows { rows, denominator },
+            VoxelSet::Volume(mask) => DecidesVoxels::Volume {
+                mask: &mask.mask_sha256,
+                labels: &mask.labels,
+                t_map: mask.t_map_sha256.as_ref(),
+                t_above: mask.t_above,
+                whole_mask_mean: mask.whole_mask_mean,
+            },
+        };
+        objective.terms.iter().map(|term| DecidesTerm { weight: term.weight, voxels: voxels(&term.voxels) }).collect()
+    }
+    let SampleCondition { subject, region, models, objective, sampling, probes, prefers: _ } = condition;
+    let decides = Decides {
+        kind: "sample",
+        subject,
+        region,
+        diffusion: &models.diffusion.digest,
+        backbone: &models.backbone.digest,
+        encoder: &models.encoder.digest,
+        probe: &models.probe.digest,
+        objective: terms(objective),
+        sampling,
+        probes,
+    };
+    let canonical = serde_json::to_vec(&decides).expect("texts and numbers have a JSON form");
+    Digest::from_bytes(&Sha256::digest(canonical).into())
 }

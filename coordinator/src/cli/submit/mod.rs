@@ -1,0 +1,147 @@
+//! `coordinator submit`: experiment files into the job table, or what that would do.
+
+pub mod job_table;
+pub mod report;
+
+use crate::plan::Plan;
+use crate::spec::files::Digests;
+use crate::spec::model::HubCache;
+use crate::spec::summary::Summary;
+use crate::spec::{self, Loaded};
+use anyhow::Context;
+use job_table::{JobTable, Preview};
+use report::{FileReport, Report};
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// All files are submitted, or everything is there for it (`--dry-run`).
+pub const OK: u8 = 0;
+/// A file has mistakes, or (without `--dry-run`) names files that are missing; nothing was written.
+pub const REFUSED: u8 = 2;
+/// `--dry-run`: no mistakes, but files are missing.
+pub const MISSING: u8 = 3;
+
+/// Add the jobs of experiment files to the job table. Submitting a file again adds only what is new.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Experiment files (YAML)
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// The database
+    #[arg(long, env = "BRAINDIVE_DB", default_value = "braindive.db", value_name = "PATH")]
+    pub db: PathBuf,
+
+    /// Show conditions, jobs, GPU-hours and missing files, and write nothing (exit code 3 if files are missing)
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Runs the command against the table that `open` opens at the database's path; the answer is the exit code. Findings
+    /// go to standard error, the rest to standard output; `--json` has both in its one document.
+    pub async fn run_on<T: JobTable>(
+        &self,
+        open: impl AsyncFn(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<ExitCode> {
+        let report = self.execute(&HubCache::from_env(), &mut Digests::new(true), open).await?;
+        if self.json {
+            writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+        } else {
+            write!(io::stderr(), "{}", report.findings(io::stderr().is_terminal()))?;
+            write!(io::stdout(), "{}", report.human())?;
+        }
+        Ok(ExitCode::from(report.exit_code))
+    }
+
+    /// What [`Args::run_on`] does, without the printing.
+    pub async fn execute<T: JobTable>(
+        &self,
+        hub: &HubCache,
+        digests: &mut Digests,
+        open: impl AsyncFn(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<Report> {
+        let mut loaded: Vec<Loaded> = self.files.iter().map(|path| spec::load(path, hub, digests)).collect();
+        refuse_same_names(&mut loaded);
+        let mistakes = loaded.iter().any(|file| file.diagnostics.has_mistakes());
+        let missing = loaded.iter().any(|file| !file.diagnostics.is_empty());
+        let exit_code = match (mistakes, missing, self.dry_run) {
+            (true, _, _) | (false, true, false) => REFUSED,
+            (false, true, true) => MISSING,
+            (false, false, _) => OK,
+        };
+
+        // A dry run creates no database: where there is none, nothing exists yet.
+        let open_it = if self.dry_run { self.db.exists() } else { exit_code == OK };
+        let table = if open_it { Some(open(&self.db).await?) } else { None };
+        let files = self.each(loaded, table.as_ref()).await;
+        if let Some(table) = table {
+            table.close().await;
+        }
+        Ok(Report { dry_run: self.dry_run, database: self.db.clone(), exit_code, files: files? })
+    }
+
+    async fn each<T: JobTable>(&self, loaded: Vec<Loaded>, table: Option<&T>) -> anyhow::Result<Vec<FileReport>> {
+        let mut files = Vec::with_capacity(loaded.len());
+        for file in loaded {
+            files.push(self.file(file, table).await?);
+        }
+        Ok(files)
+    }
+
+    /// Submits one file, or looks up what submitting it would do; without a table, neither.
+    async fn file<T: JobTable>(&self, loaded: Loaded, table: Option<&T>) -> anyhow::Result<FileReport> {
+        let Loaded { path, diagnostics, draft, plan } = loaded;
+        let experiment = draft.as_ref().map(Summary::of);
+        let at = || format!("the experiment of {}", path.display());
+        let (mut preview, mut submitted) = (None, None);
+        match (&plan, table) {
+            (Some(plan), Some(table)) if self.dry_run => {
+                preview = Some(table.preview(plan).await.with_context(|| format!("looking up {}", at()))?);
+            }
+            (Some(plan), Some(table)) => {
+                submitted = Some(table.submit(plan).await.with_context(|| format!("submitting {}", at()))?);
+            }
+            (Some(plan), None) if self.dry_run => preview = Some(all_new(plan)),
+            _ => {}
+        }
+        let estimate = experiment.as_ref().filter(|_| self.dry_run).map(|summary| match &preview {
+            Some(preview) => summary.estimate(preview.new_jobs, preview.measured_seconds_per_image),
+            None => summary.estimate(summary.jobs, None),
+        });
+        Ok(FileReport { file: path, experiment, preview, submitted, estimate, diagnostics })
+    }
+}
+
+/// The preview of a plan in an empty database.
+fn all_new(plan: &Plan) -> Preview {
+    Preview {
+        exists: None,
+        new_conditions: plan.conditions.len() as u64,
+        existing_jobs: 0,
+        new_jobs: plan.jobs(),
+        unlisted_conditions: 0,
+        measured_seconds_per_image: None,
+    }
+}
+
+/// Two files with one name would be one experiment, the second replacing the first.
+fn refuse_same_names(loaded: &mut [Loaded]) {
+    let mut first: HashMap<String, PathBuf> = HashMap::new();
+    for file in loaded {
+        let Some(draft) = &file.draft else { continue };
+        if let Some(earlier) = first.get(&draft.name) {
+            let message = format!("the experiment is named `{}`, as the one in {}", draft.name, earlier.display());
+            file.diagnostics.mistake(draft.name_place, message).note("give each experiment a name of its own");
+            file.plan = None;
+        } else {
+            first.insert(draft.name.clone(), file.path.clone());
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The grid: subjects × regions × swept sampling parameters, and the seeds.
+
+use super::diagnose::Diagnostics;
+use super::fields::{Fields, Located};
+use super::node::{Node, Value};
+use super::sampling::{PARAMETERS, Setting};
+use protocol::ids::Seed;
+use std::collections::HashSet;
+
+/// Jobs that one file may ask for: ten times a large campaign.
+pub const MOST_JOBS: u128 = 10_000_000;
+
+/// The `grid` section.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Grid {
+    pub subjects: Vec<Located<String>>,
+    pub regions: Vec<Located<String>>,
+    /// Without duplicates, in the order of the file.
+    pub seeds: Vec<Seed>,
+    /// In the order of the file.
+    pub axes: Vec<Axis>,
+}
+
+/// A sampling parameter with the values that the grid gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    pub name: String,
+    pub values: Vec<Located<Setting>>,
+}
+
+impl Grid {
+    /// Subjects × regions × axes.
+    pub fn conditions(&self) -> u64 {
+        let axes = self.axes.iter().map(|axis| axis.values.len());
+        [self.subjects.len(), self.regions.len()]
+            .into_iter()
+            .chain(axes)
+            .fold(1, |product: u64, length| product.saturating_mul(length as u64))
+    }
+
+    /// Every cell of the swept parameters: one setting per axis, the last axis running fastest.
+    pub fn cells(&self) -> Vec<Vec<(&str, &Setting)>> {
+        self.axes.iter().fold(vec![Vec::new()], |cells, axis| {
+            cells
+                .iter()
+                .flat_map(|cell| {
+                    axis.values.iter().map(move |setting| {
+                        let mut longer = cell.clone();
+                        longer.push((axis.name.as_str(), &setting.value));
+                        longer
+                    })
+                })
+                .collect()
+        })
+    }
+}
+
+/// Reads the `grid` section.
+pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> Grid {
+    let keys: Vec<&str> = ["subject", "region", "seed"].into_iter().chain(PARAMETERS).collect();
+    let Some(fields) = Fields::of(node, "`grid`", &keys, diagnostics) else { return Grid::default() };
+    let mut names = |key: &str, what: &str| match fields.required(key, diagnostics) {
+        Some(node) => node.distinct(&format!("`{key}`"), diagnostics, |item, d| item.name(what, d)),
+        None => Vec::new(),
+    };
+    let mut grid = Grid {
+        subjects: names("subject", "the name of a subject"),
+        regions: names("region", "the name of a region"),
+        ..Grid::default()
+    };
+    for (key, value) in fields.iter().filter(|(key, _)| PARAMETERS.contains(&key.name.as_str())) {
+        let values =
+            value.distinct(&format!("`{}`", key.name), diagnostics, |item, d| Setting::read(&key.name, item, d));
+        grid.axes.push(Axis { name: key.name.clone(), values });
+    }
+    if let Some(node) = fields.required("seed", diagnostics) {
+        grid.seeds = seeds(node, diagnostics);
+        let jobs = u128::from(grid.conditions()) * grid.seeds.len() as u128;
+        if jobs > MOST_JOBS {
+            diagnostics
+                .mistake(node.place, format!("the grid asks for {jobs} jobs"))
+                .note(format!("expected at most {MOST_JOBS}: split the experiment into several files"));
+        }
+    }
+    grid
+}
+
+/// `{ start: 0, count: 500 }`, a list of numbers, or one number.
+fn seeds(node: &Node, diagnostics: &mut Diagnostics) -> Vec<Seed> {
+    let most = i128::from(u64::MAX);
+    if matches!(node.value, Value::Map(_)) {
+        let Some(fields) = Fields::of(node, "`seed`", &["start", "count"], diagnostics) else { return Vec::new() };
+        let start: Option<u64> = match fields.get("start") {
+            Some(start) => start.integer("`start`", 0, most, diagnostics),
+            None => Some(0),
+        };
+        let count: Option<u64> = fields
+            .required("count", diagnostics)
+            .and_then(|count| count.integer("`count`", 1, MOST_JOBS as i128, diagnostics));
+        let (Some(start), Some(count)) = (start, count) else { return Vec::new() };
+        let Some(last) = start.checked_add(count - 1) else {
+            diagnostics.mistake(node.place, "the last seed does not fit into 64 bits").note("take a smaller `start`");
+            return Vec::new();
+        };
+        return (start..=last).map(Seed).collect();
+    }
+    let mut seen = HashSet::new();
+    let mut seeds = Vec::new();
+    for item in node.items("seeds", diagnostics) {
+        let Some(seed) = item.integer::<u64>("a seed", 0, most, diagnostics) else { continue };
+        if seen.insert(seed) {
+            seeds.push(Seed(seed));
+        } else {
+            diagnostics.mistake(item.place, format!("seed {seed} is listed twice")).note("a seed names one image");
+        }
+    }
+    seeds
+}

@@ -1,0 +1,95 @@
+//! What an experiment file asks for, in numbers: conditions, jobs, GPU-hours.
+
+use super::draft::Draft;
+use super::sampling;
+use serde::Serialize;
+
+/// Seconds of one guided 512 × 512 image of 50 steps on a V100: Luo et al. 2023, supplement (compute), give 20 to 30.
+const REFERENCE_SECONDS: f64 = 25.0;
+const REFERENCE_STEPS: f64 = 50.0;
+const REFERENCE_PIXELS: f64 = 512.0 * 512.0;
+
+/// The size of an experiment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    pub name: String,
+    pub subjects: u64,
+    pub regions: u64,
+    /// The swept parameters and how many values each has.
+    pub axes: Vec<Axis>,
+    pub conditions: u64,
+    pub seeds: u64,
+    pub jobs: u64,
+    /// Mean over the conditions, scaled from the reference by steps × pixels.
+    pub assumed_seconds_per_image: f64,
+    pub budget_gpu_hours: Option<f64>,
+}
+
+/// A swept parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Axis {
+    pub name: String,
+    pub values: u64,
+}
+
+/// GPU time that jobs will need.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    pub jobs: u64,
+    pub seconds_per_image: f64,
+    pub gpu_hours: f64,
+    /// Where `seconds_per_image` comes from, in words.
+    pub basis: &'static str,
+}
+
+impl Summary {
+    /// The size of `draft`, which has no mistakes.
+    pub fn of(draft: &Draft) -> Self {
+        let cells = draft.grid.cells();
+        let seconds = |cell: &Vec<(&str, &sampling::Setting)>| {
+            let settings = draft.settings.iter().map(|setting| &setting.value);
+            let sampling = sampling::resolve(settings.chain(cell.iter().map(|(_, setting)| *setting)));
+            let pixels = f64::from(sampling.size[0]) * f64::from(sampling.size[1]);
+            REFERENCE_SECONDS * f64::from(sampling.steps) / REFERENCE_STEPS * pixels / REFERENCE_PIXELS
+        };
+        let assumed_seconds_per_image = cells.iter().map(seconds).sum::<f64>() / cells.len() as f64;
+        let axes = draft.grid.axes.iter();
+        let (conditions, seeds) = (draft.grid.conditions(), draft.grid.seeds.len() as u64);
+        Self {
+            name: draft.name.clone(),
+            subjects: draft.grid.subjects.len() as u64,
+            regions: draft.grid.regions.len() as u64,
+            axes: axes.map(|axis| Axis { name: axis.name.clone(), values: axis.values.len() as u64 }).collect(),
+            conditions,
+            seeds,
+            jobs: conditions.saturating_mul(seeds),
+            assumed_seconds_per_image,
+            budget_gpu_hours: draft.budget_gpu_hours,
+        }
+    }
+
+    /// What `jobs` of the experiment's jobs will need; `measured`: mean seconds of its jobs that are done, if there are any.
+    pub fn estimate(&self, jobs: u64, measured: Option<f64>) -> Estimate {
+        let (seconds_per_image, basis) = match measured {
+            Some(seconds) => (seconds, "measured on this experiment's finished jobs"),
+            None => (
+                self.assumed_seconds_per_image,
+                "assumed: 25 s per guided 512 px image of 50 steps on a V100, scaled by steps × pixels",
+            ),
+        };
+        Estimate { jobs, seconds_per_image, gpu_hours: jobs as f64 * seconds_per_image / 3600.0, basis }
+    }
+
+    /// The conditions as a product: `2 subjects × 5 regions × 3 gamma`.
+    pub fn product(&self) -> String {
+        let mut factors = vec![plural(self.subjects, "subject"), plural(self.regions, "region")];
+        factors.extend(self.axes.iter().map(|axis| format!("{} {}", axis.values, axis.name)));
+        factors.join(" × ")
+    }
+}
+
+/// `1 job`, `2 jobs`.
+pub fn plural(count: u64, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
