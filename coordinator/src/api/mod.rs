@@ -12,8 +12,8 @@ use crate::artifacts::Artifacts;
 use crate::queue::Queue;
 use auth::Token;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{Method, StatusCode, Uri};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -74,12 +74,12 @@ async fn within(limit: Duration, request: Request, next: Next) -> Result<Respons
     })
 }
 
-async fn no_such_route(method: Method, uri: Uri) -> Refused {
+async fn no_such_route(method: Method, OriginalUri(uri): OriginalUri) -> Refused {
     let message = format!("{method} {uri} is not part of this API; are both sides of one release?");
     Refused::new(StatusCode::NOT_FOUND, RefusalCode::NotFound, message)
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Refused {
+async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> Refused {
     let message = format!("{uri} does not take {method}");
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, RefusalCode::Malformed, message)
 }
