@@ -120,7 +120,7 @@ impl History {
 
     /// Mostly one of the last claims, sometimes one of long ago.
     fn pick(&self, claim: usize) -> Option<(WorkerId, ClaimedJob)> {
-        let among = if claim % 5 == 0 { self.claims.len() } else { self.claims.len().min(3) };
+        let among = if claim.is_multiple_of(5) { self.claims.len() } else { self.claims.len().min(3) };
         (among > 0).then(|| self.claims[self.claims.len() - 1 - claim / 5 % among].clone())
     }
 

@@ -76,7 +76,7 @@ impl Queue {
             settings: settings.clone(),
         };
         let store = Store { connection, clock: settings.clock, lease: millis(settings.lease), readied: false };
-        tokio::spawn(Writer { store, messages, changes, ready }.run());
+        tokio::spawn(Writer { store, messages, changes: Some(changes), ready, stopping: queue.stopping.clone() }.run());
         Ok(queue)
     }
 
@@ -84,7 +84,8 @@ impl Queue {
         &self.settings
     }
 
-    /// A number that grows with every commit that changed something.
+    /// A number that grows with every commit that changed something. Its sender goes when claims stop, so that whoever
+    /// watches a live feed does not hold up a stop.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -221,15 +222,21 @@ impl Queue {
 struct Writer {
     store: Store,
     messages: mpsc::Receiver<Message>,
-    changes: watch::Sender<u64>,
+    /// Gone once the queue stops.
+    changes: Option<watch::Sender<u64>>,
     ready: watch::Sender<u64>,
+    stopping: CancellationToken,
 }
 
 impl Writer {
     async fn run(mut self) {
         let mut waiting = Vec::with_capacity(BATCH);
         let mut closed = Vec::new();
-        while closed.is_empty() && self.messages.recv_many(&mut waiting, BATCH).await > 0 {
+        while closed.is_empty() {
+            tokio::select! {
+                () = self.stopping.cancelled(), if self.changes.is_some() => self.changes = None,
+                received = self.messages.recv_many(&mut waiting, BATCH) => if received == 0 { break },
+            }
             let mut commands = Vec::with_capacity(waiting.len());
             for message in waiting.drain(..) {
                 match message {
@@ -263,7 +270,9 @@ impl Writer {
             let _ = self.store.execute("ROLLBACK").await;
         }
         if let Ok(true) = outcome {
-            self.changes.send_modify(|version| *version += 1);
+            if let Some(changes) = &self.changes {
+                changes.send_modify(|version| *version += 1);
+            }
             if self.store.readied {
                 self.ready.send_modify(|version| *version += 1);
             }
