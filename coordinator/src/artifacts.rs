@@ -6,7 +6,9 @@
 use axum::body::Bytes;
 use protocol::ids::Digest;
 use sha2::{Digest as _, Sha256};
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use tokio::io::AsyncWriteExt;
@@ -58,10 +60,11 @@ impl Artifacts {
         self.folder.join(first).join(format!("{rest}.png"))
     }
 
-    /// Begins an upload that must turn out to have `digest`.
+    /// Begins an upload that must turn out to have `digest`. The umask decides who else can read it.
     pub fn upload(&self, digest: Digest) -> Result<Upload, ArtifactError> {
         let begin = || {
-            let file = NamedTempFile::new_in(self.folder.join(INCOMING))?;
+            let readable = Permissions::from_mode(0o666);
+            let file = tempfile::Builder::new().permissions(readable).tempfile_in(self.folder.join(INCOMING))?;
             let writer = tokio::fs::File::from_std(file.reopen()?);
             Ok((file, writer))
         };

@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::cli::serve::{Options, Running, ServeError, start};
 use coordinator::queue::access::{Access, Cancel, Retry};
-use coordinator::queue::{Clock, OpenError, Settings, owner};
+use coordinator::queue::{Clock, OpenError, Settings, open_database, owner};
 use protocol::claim::Claim;
 use protocol::endpoint::Endpoint;
 use protocol::error::{Refusal, RefusalCode};
@@ -41,6 +41,25 @@ async fn a_second_coordinator_is_refused_while_the_first_is_alive() {
     assert_eq!((*pid, url), (std::process::id(), &first.url));
     assert_eq!(endpoint(folder.path()).url, first.url, "the first one's endpoint file is untouched");
     first.stop().await.unwrap();
+    start(options(folder.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_coordinator_on_another_host_keeps_the_database_while_it_renews_its_record() {
+    let folder = tempdir().unwrap();
+    let db = folder.path().join("queue.db");
+    let mut connection = open_database(&db).await.unwrap();
+    let now = Clock::System.now();
+    sqlx::query("INSERT INTO owner VALUES (1, 'login02', 1, 'http://login02:7311', '/home/ada/endpoint.json', ?1, ?1)")
+        .bind(now)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let error = start(options(folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("login02"), "{error}");
+    let error = Access::open(&db).await.unwrap_err().to_string();
+    assert!(error.contains("/home/ada/endpoint.json"), "{error}");
+    sqlx::query("UPDATE owner SET renewed_at = ?").bind(now - 61_000).execute(&mut connection).await.unwrap();
     start(options(folder.path())).await.unwrap().stop().await.unwrap();
 }
 

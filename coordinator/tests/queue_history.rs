@@ -14,22 +14,48 @@ use protocol::outcome::{Disposition, FailureClass};
 use queue_fixture::*;
 use sqlx::{Row, SqlitePool};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One thing that happens. Numbers pick among what there is, modulo its length.
 #[derive(Debug, Clone)]
 enum Act {
-    Claim { worker: usize, max: u32 },
-    Complete { claim: usize },
-    Fail { claim: usize, class: usize, message: u8 },
-    Release { claim: usize },
-    Heartbeat { claim: usize },
-    Pass { seconds: u64 },
-    CancelJob { job: usize },
+    Claim {
+        worker: usize,
+        max: u32,
+    },
+    Complete {
+        claim: usize,
+    },
+    Fail {
+        claim: usize,
+        class: usize,
+        message: u8,
+    },
+    Release {
+        claim: usize,
+    },
+    Heartbeat {
+        claim: usize,
+    },
+    Pass {
+        seconds: u64,
+    },
+    CancelJob {
+        job: usize,
+    },
     CancelExperiment,
-    RetryJob { job: usize },
+    RetryJob {
+        job: usize,
+    },
     RetryFailed,
-    Submit { seeds: u64 },
+    Submit {
+        seeds: u64,
+    },
+    /// The coordinator stops for a while and comes back.
+    Restart {
+        seconds: u64,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -46,6 +72,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => any().prop_map(|job| Act::RetryJob { job }),
         1 => Just(Act::RetryFailed),
         1 => (1..4u64).prop_map(|seeds| Act::Submit { seeds }),
+        1 => (0..300u64).prop_map(|seconds| Act::Restart { seconds }),
     ]
 }
 
@@ -59,6 +86,7 @@ struct Expected {
 }
 
 struct History {
+    folder: PathBuf,
     queue: Queue,
     settings: Settings,
     pool: SqlitePool,
@@ -77,13 +105,22 @@ const CLASSES: [FailureClass; 8] = {
 };
 
 impl History {
-    async fn begin(folder: &std::path::Path) -> Self {
+    async fn begin(folder: &Path) -> Self {
         let settings = settings();
         let queue = open(folder, &settings).await;
         let pool = reader(&folder.join("queue.db")).await.unwrap();
         queue.record_artifact(image(), 1).await.unwrap();
         let workers = vec![worker(&queue).await, worker(&queue).await];
-        let mut history = Self { queue, settings, pool, workers, claims: Vec::new(), jobs: BTreeMap::new(), seeds: 0 };
+        let mut history = Self {
+            folder: folder.to_owned(),
+            queue,
+            settings,
+            pool,
+            workers,
+            claims: Vec::new(),
+            jobs: BTreeMap::new(),
+            seeds: 0,
+        };
         history.submit(1).await;
         history
     }
@@ -236,6 +273,16 @@ impl History {
                 assert_eq!(changed.jobs, taken);
             }
             Act::Submit { seeds } => self.submit(seeds).await,
+            Act::Restart { seconds } => {
+                self.queue.close().await;
+                self.settings.clock.advance(Duration::from_secs(seconds));
+                self.queue = open(&self.folder, &self.settings).await;
+                self.queue.renew_all_leases().await.unwrap();
+                let renewed = self.settings.clock.now() + LEASE.as_millis() as i64;
+                for expected in self.jobs.values_mut() {
+                    expected.lease_until = renewed;
+                }
+            }
         }
     }
 

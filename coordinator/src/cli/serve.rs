@@ -236,15 +236,16 @@ impl Server {
     }
 }
 
-/// Takes back the jobs of workers that went silent. Ends only with an error.
+/// Takes back the jobs of workers that went silent, for as long as there is a writer.
 async fn keep_leases(queue: &Queue) -> Result<(), ServeError> {
     let Settings { heartbeat, clock, .. } = queue.settings().clone();
     let pause = crate::queue::clock::millis(heartbeat / 3).max(1);
     loop {
         clock.sleep_until(clock.now() + pause).await;
-        let lost = queue.expire().await?;
-        if !lost.is_empty() {
-            tracing::warn!(jobs = lost.len(), "leases ran out; the jobs are ready again");
+        match queue.expire().await {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => tracing::warn!(jobs = lost.len(), "leases ran out; the jobs are ready again"),
+            Err(error) => survivable(error, "taking back jobs whose leases ran out")?,
         }
     }
 }
@@ -252,8 +253,19 @@ async fn keep_leases(queue: &Queue) -> Result<(), ServeError> {
 async fn keep_ownership(queue: &Queue) -> Result<(), ServeError> {
     loop {
         tokio::time::sleep(owner::RENEWAL).await;
-        queue.renew_owner(std::process::id()).await?;
+        if let Err(error) = queue.renew_owner(std::process::id()).await {
+            survivable(error, "renewing the owner record")?;
+        }
     }
+}
+
+/// A full disk passes; a writer that is gone does not come back.
+fn survivable(error: QueueError, doing: &str) -> Result<(), ServeError> {
+    if matches!(error, QueueError::Stopping) {
+        return Err(error.into());
+    }
+    tracing::error!(%error, "{doing} failed and will be tried again");
+    Ok(())
 }
 
 /// The address as other machines reach it: a wildcard stands for this host's name.

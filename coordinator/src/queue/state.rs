@@ -251,5 +251,4 @@ impl FromStr for State {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;
