@@ -74,6 +74,7 @@ CREATE TABLE job (
 ) STRICT;
 
 CREATE INDEX job_ready ON job (priority DESC, id) WHERE state = 'ready';
+CREATE INDEX job_backoff ON job (not_before) WHERE state = 'ready' AND not_before > 0;
 CREATE INDEX job_lease ON job (lease_until) WHERE state = 'running';
 CREATE INDEX job_worker ON job (worker_id) WHERE state = 'running';
 CREATE INDEX job_by_state ON job (condition_id, state);

@@ -2,6 +2,7 @@
 
 use super::{Copy, miniature, no_hub, repository};
 use clap::Parser;
+use coordinator::cli::Database;
 use coordinator::cli::submit::job_table::{JobTable, Preview, Submitted};
 use coordinator::cli::submit::report::Report;
 use coordinator::cli::submit::{Args, MISSING, OK, REFUSED};
@@ -60,13 +61,13 @@ fn the_command_line_takes_several_files_and_needs_one() {
         |arguments: &[&str]| CommandLine::try_parse_from([&["submit"], arguments].concat()).map(|line| line.submit);
     let submit = parse(&["a.yaml", "--dry-run", "--json", "--db", "x.db", "b.yaml"]).unwrap();
     assert_eq!(submit.files, [Path::new("a.yaml"), Path::new("b.yaml")]);
-    assert!(submit.dry_run && submit.json && submit.db == Path::new("x.db"));
+    assert!(submit.dry_run && submit.json && submit.database.db == Path::new("x.db"));
     assert!(parse(&["--dry-run"]).is_err());
 }
 
 async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> (Report, Vec<String>) {
     let calls = Calls::default();
-    let submit = Args { files, db: db.to_owned(), dry_run, json: false };
+    let submit = Args { files, database: Database { db: db.to_owned() }, dry_run, json: false };
     let open = async |_: &Path| {
         calls.borrow_mut().push("open".to_owned());
         Ok(Recorder(calls.clone()))

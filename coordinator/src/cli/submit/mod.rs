@@ -3,7 +3,9 @@
 pub mod job_table;
 pub mod report;
 
+use super::Database;
 use crate::plan::Plan;
+use crate::queue::access::Access;
 use crate::spec::files::Digests;
 use crate::spec::model::HubCache;
 use crate::spec::summary::Summary;
@@ -30,9 +32,8 @@ pub struct Args {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// The database
-    #[arg(long, env = "BRAINDIVE_DB", default_value = "braindive.db", value_name = "PATH")]
-    pub db: PathBuf,
+    #[command(flatten)]
+    pub database: Database,
 
     /// Show conditions, jobs, GPU-hours and missing files, and write nothing (exit code 3 if files are missing)
     #[arg(long)]
@@ -44,6 +45,10 @@ pub struct Args {
 }
 
 impl Args {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        self.run_on(async |db: &Path| Ok(Access::open(db).await?)).await
+    }
+
     /// Runs the command against the table that `open` opens at the database's path; the answer is the exit code. Findings
     /// go to standard error, the rest to standard output; `--json` has both in its one document.
     pub async fn run_on<T: JobTable>(
@@ -78,13 +83,13 @@ impl Args {
         };
 
         // A dry run creates no database: where there is none, nothing exists yet.
-        let open_it = if self.dry_run { self.db.exists() } else { exit_code == OK };
-        let table = if open_it { Some(open(&self.db).await?) } else { None };
+        let open_it = if self.dry_run { self.database.db.exists() } else { exit_code == OK };
+        let table = if open_it { Some(open(&self.database.db).await?) } else { None };
         let files = self.each(loaded, table.as_ref()).await;
         if let Some(table) = table {
             table.close().await;
         }
-        Ok(Report { dry_run: self.dry_run, database: self.db.clone(), exit_code, files: files? })
+        Ok(Report { dry_run: self.dry_run, database: self.database.db.clone(), exit_code, files: files? })
     }
 
     async fn each<T: JobTable>(&self, loaded: Vec<Loaded>, table: Option<&T>) -> anyhow::Result<Vec<FileReport>> {

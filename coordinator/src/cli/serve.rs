@@ -1,0 +1,313 @@
+//! `coordinator serve`: one process that owns the job table and answers workers, commands and browsers.
+
+use super::Database;
+use crate::api::auth::Token;
+use crate::api::{self, ApiState};
+use crate::artifacts::{ArtifactError, Artifacts};
+use crate::queue::owner::{self, AcquireError, Owner};
+use crate::queue::{Clock, OpenError, Queue, QueueError, Settings};
+use protocol::endpoint::Endpoint;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    database: Database,
+    /// Where workers and browsers connect
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7311")]
+    listen: SocketAddr,
+    /// Where images are kept [default: folder `artifacts` beside the database]
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// Where to write address and token for workers [default: ~/.braindive/endpoint.json]
+    #[arg(long, value_name = "FILE")]
+    endpoint: Option<PathBuf>,
+    #[arg(long, hide = true, default_value_t = 60_000)]
+    lease_ms: u64,
+    #[arg(long, hide = true, default_value_t = 15_000)]
+    heartbeat_ms: u64,
+}
+
+impl Args {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut running = start(Options {
+            db: self.database.db,
+            listen: self.listen,
+            store: self.store,
+            endpoint: self.endpoint,
+            settings: Settings {
+                lease: Duration::from_millis(self.lease_ms),
+                heartbeat: Duration::from_millis(self.heartbeat_ms),
+                clock: Clock::System,
+            },
+        })
+        .await?;
+        println!("dashboard {}", running.url);
+        println!("workers   worker --endpoint {}", running.endpoint.display());
+        io::stdout().flush()?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = running.ended() => {}
+        }
+        running.stop().await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What to serve, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub db: PathBuf,
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Folder of images; `artifacts` beside the database if `None`.
+    pub store: Option<PathBuf>,
+    /// Endpoint file; `~/.braindive/endpoint.json` if `None`.
+    pub endpoint: Option<PathBuf>,
+    pub settings: Settings,
+}
+
+/// A coordinator that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// For example `http://127.0.0.1:7311`.
+    pub url: String,
+    pub queue: Queue,
+    pub artifacts: Artifacts,
+    /// Path of the endpoint file that workers read.
+    pub endpoint: PathBuf,
+    pub token: Token,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ServeError>>,
+    outcome: Option<Result<(), ServeError>>,
+}
+
+/// Serving could not start, or came to an end by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{address} is in use: another program listens there; stop it or choose another port with --listen")]
+    PortInUse { address: SocketAddr },
+    #[error("listening on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Owner(#[from] AcquireError),
+    #[error(transparent)]
+    Artifacts(#[from] ArtifactError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("writing {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("there is no home directory for the endpoint file; name one with --endpoint")]
+    NoHome,
+    #[error("serving HTTP")]
+    Http(#[source] io::Error),
+}
+
+/// How long a stop waits for requests in flight.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Starts a coordinator in this process. Once this returns, it answers.
+pub async fn start(options: Options) -> Result<Running, ServeError> {
+    let Options { db, listen, store, endpoint, settings } = options;
+    if let Some(owner) = owner::living(&db).await? {
+        return Err(owner.refusal().into());
+    }
+    let endpoint = match endpoint {
+        Some(path) => std::path::absolute(&path).map_err(|source| ServeError::File { path, source })?,
+        None => std::env::home_dir().ok_or(ServeError::NoHome)?.join(".braindive").join("endpoint.json"),
+    };
+    let listener = TcpListener::bind(listen).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::PortInUse { address: listen },
+        _ => ServeError::Listen { address: listen, source },
+    })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { address: listen, source })?;
+    let url = reachable_url(address);
+
+    let queue = Queue::open(&db, settings).await?;
+    queue.acquire(Owner::this_process(&url, &endpoint)).await?;
+    let (token, artifacts) = match prepare(&queue, &db, store, &endpoint, &url).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let _ = queue.release_owner(std::process::id()).await;
+            return Err(error);
+        }
+    };
+
+    let app = api::router(ApiState { queue: queue.clone(), artifacts: artifacts.clone(), token: token.clone() });
+    let stop = CancellationToken::new();
+    let server = Server { queue: queue.clone(), endpoint: endpoint.clone(), url: url.clone(), stop: stop.clone() };
+    let task = tokio::spawn(server.run(listener, app));
+    tracing::info!(url, db = %db.display(), "serving");
+    Ok(Running { url, queue, artifacts, endpoint, token, stop, task, outcome: None })
+}
+
+/// What only the owner may touch.
+async fn prepare(
+    queue: &Queue,
+    db: &Path,
+    store: Option<PathBuf>,
+    endpoint: &Path,
+    url: &str,
+) -> Result<(Token, Artifacts), ServeError> {
+    queue.renew_all_leases().await?;
+    let token_path = beside(db, "token");
+    let token = Token::at(&token_path).map_err(|source| ServeError::File { path: token_path, source })?;
+    let artifacts = Artifacts::open(&store.unwrap_or_else(|| db.with_file_name("artifacts")))?;
+    write_endpoint(endpoint, url, &token).map_err(|source| ServeError::File { path: endpoint.to_owned(), source })?;
+    Ok((token, artifacts))
+}
+
+impl Running {
+    /// Returns when the coordinator came to an end by itself; [`Running::stop`] then says why.
+    pub async fn ended(&mut self) {
+        if self.outcome.is_none() {
+            let ended = (&mut self.task).await;
+            self.outcome = Some(ended.unwrap_or_else(|error| Err(ServeError::Http(io::Error::other(error)))));
+        }
+    }
+
+    /// Stops accepting, answers what is in flight, and closes the database.
+    pub async fn stop(mut self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        self.ended().await;
+        self.outcome.unwrap_or(Ok(()))
+    }
+}
+
+struct Server {
+    queue: Queue,
+    endpoint: PathBuf,
+    url: String,
+    stop: CancellationToken,
+}
+
+impl Server {
+    async fn run(self, listener: TcpListener, app: axum::Router) -> Result<(), ServeError> {
+        let Self { queue, endpoint, url, stop } = self;
+        let http = {
+            let (stop, queue) = (stop.clone(), queue.clone());
+            let stopped = async move {
+                stop.cancelled().await;
+                queue.stop_claims();
+            };
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future())
+        };
+        let abort = http.abort_handle();
+        let upkeep = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            kept = keep_leases(&queue) => kept,
+            kept = keep_ownership(&queue) => kept,
+        };
+        stop.cancel();
+        let served = match tokio::time::timeout(GRACE, http).await {
+            Ok(served) => served.map_err(io::Error::other).flatten().map_err(ServeError::Http),
+            Err(_) => {
+                abort.abort();
+                Ok(())
+            }
+        };
+        remove_endpoint(&endpoint, &url);
+        let released = queue.release_owner(std::process::id()).await;
+        queue.close().await;
+        upkeep?;
+        served?;
+        Ok(released?)
+    }
+}
+
+/// Takes back the jobs of workers that went silent, for as long as there is a writer.
+async fn keep_leases(queue: &Queue) -> Result<(), ServeError> {
+    let Settings { heartbeat, clock, .. } = queue.settings().clone();
+    let pause = crate::queue::clock::millis(heartbeat / 3).max(1);
+    loop {
+        clock.sleep_until(clock.now() + pause).await;
+        match queue.expire().await {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => tracing::warn!(jobs = lost.len(), "leases ran out; the jobs are ready again"),
+            Err(error) => survivable(error, "taking back jobs whose leases ran out")?,
+        }
+    }
+}
+
+async fn keep_ownership(queue: &Queue) -> Result<(), ServeError> {
+    loop {
+        tokio::time::sleep(owner::RENEWAL).await;
+        if let Err(error) = queue.renew_owner(std::process::id()).await {
+            survivable(error, "renewing the owner record")?;
+        }
+    }
+}
+
+/// A full disk passes; a writer that is gone does not come back.
+fn survivable(error: QueueError, doing: &str) -> Result<(), ServeError> {
+    if matches!(error, QueueError::Stopping) {
+        return Err(error.into());
+    }
+    tracing::error!(%error, "{doing} failed and will be tried again");
+    Ok(())
+}
+
+/// The address as other machines reach it: a wildcard stands for this host's name.
+fn reachable_url(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://{}:{}", owner::this_host(), address.port())
+    } else {
+        format!("http://{address}")
+    }
+}
+
+/// `DB.EXTENSION`, beside the database.
+fn beside(db: &Path, extension: &str) -> PathBuf {
+    let mut name = db.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
+/// Replaces the file at once, so that nobody reads half of it. Temporary files are made with mode 0600.
+fn write_endpoint(path: &Path, url: &str, token: &Token) -> io::Result<()> {
+    let endpoint = Endpoint {
+        url: url.to_owned(),
+        token: token.as_str().to_owned(),
+        pid: std::process::id(),
+        host: owner::this_host(),
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    serde_json::to_writer_pretty(&mut file, &endpoint)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Removes the endpoint file unless another coordinator has written its own there since.
+fn remove_endpoint(path: &Path, url: &str) {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let ours =
+        serde_json::from_str::<Endpoint>(&text).is_ok_and(|found| found.url == url && found.pid == std::process::id());
+    if ours && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, path = %path.display(), "the endpoint file could not be removed");
+    }
+}

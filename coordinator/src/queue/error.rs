@@ -1,0 +1,80 @@
+//! Why the job table could not be opened, or did not do what it was asked.
+
+use protocol::ids::{ConditionId, Digest, Fence, JobId, WorkerId};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("creating the folder of the database, {}", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("there is no database at {}; submit an experiment or start `coordinator serve`, or name another file with --db", path.display())]
+    Missing { path: PathBuf },
+    #[error("opening the database {}", path.display())]
+    Database {
+        path: PathBuf,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("bringing the schema of {} up to date; if a newer version wrote the file, use that version", path.display())]
+    Migrate {
+        path: PathBuf,
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    #[error(
+        "{} lies on a network file system ({kind}), where SQLite's locks and shared memory do not work and the job table can be \
+         destroyed; put the database on a local disk of the machine that runs the coordinator (workers reach it over HTTP)",
+        path.display()
+    )]
+    NetworkFileSystem { path: PathBuf, kind: &'static str },
+    #[error(
+        "a coordinator already serves this database: process {pid} on {host}, {url}, since {since}; \
+         stop it first, or use it as it is"
+    )]
+    Owned { host: String, pid: u32, url: String, since: String },
+}
+
+/// A request to the job table failed. Nothing of it was written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    #[error("worker {0} is not registered here; register again")]
+    UnknownWorker(WorkerId),
+    #[error("there is no job {0}")]
+    NoSuchJob(JobId),
+    #[error("there is no experiment `{name}`{}", hint(.nearest))]
+    NoSuchExperiment { name: String, nearest: Option<String> },
+    #[error("experiment `{experiment}` has no condition {condition}")]
+    NoSuchCondition { experiment: String, condition: ConditionId },
+    #[error("job {job} was never given to worker {worker} under fence {fence}")]
+    NeverClaimed { job: JobId, fence: Fence, worker: WorkerId },
+    #[error("the result of job {job} names image {digest}, which is not in the store; upload it first")]
+    MissingArtifact { job: JobId, digest: Digest },
+    #[error(
+        "the result of job {job} has a value of `{field}` that is not a finite number: report it as failed with class non_finite"
+    )]
+    NonFinite { job: JobId, field: &'static str },
+    #[error("the coordinator is stopping")]
+    Stopping,
+    #[error("another write failed before this one's turn; nothing was written, try again")]
+    NotWritten,
+    #[error("reading what the database holds of {what}: {problem}")]
+    Corrupt { what: String, problem: String },
+    #[error("writing to the job table")]
+    Database(#[source] Arc<sqlx::Error>),
+}
+
+impl From<sqlx::Error> for QueueError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}

@@ -1,0 +1,62 @@
+//! What people ask of the job table, and the answers; the command line and the API share these types.
+
+use crate::queue::state::State;
+use protocol::ids::{ConditionId, ExperimentId, JobId};
+use serde::{Deserialize, Serialize};
+
+/// What submitting a plan changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    pub experiment: ExperimentId,
+    /// The name was new.
+    pub created: bool,
+    pub new_conditions: u64,
+    pub new_jobs: u64,
+    /// Jobs of the plan that were there before.
+    pub existing_jobs: u64,
+    /// Conditions of the experiment that the plan does not list (any more); their jobs stay as they are.
+    pub unlisted_conditions: u64,
+}
+
+/// What submitting a plan would change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The experiment of that name, if there is one.
+    pub exists: Option<ExperimentId>,
+    pub new_conditions: u64,
+    pub existing_jobs: u64,
+    pub new_jobs: u64,
+    pub unlisted_conditions: u64,
+    /// Mean over finished jobs of the same experiment, all phases; at most 1000 of them are looked at.
+    pub measured_seconds_per_image: Option<f64>,
+}
+
+/// Which jobs to cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cancel {
+    Jobs(Vec<JobId>),
+    /// Everything of an experiment, or of one of its conditions, that is not finished.
+    Experiment {
+        name: String,
+        condition: Option<ConditionId>,
+    },
+}
+
+/// Which jobs to retry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// Failed, cancelled or blocked jobs. Jobs that their conditions' bad input blocked become ready with them.
+    Jobs(Vec<JobId>),
+    /// Every failed or blocked job, of one experiment or of all.
+    Failed { experiment: Option<String> },
+}
+
+/// What a cancel or retry changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    pub jobs: u64,
+    /// Jobs that were named one by one and left as they are, because their state does not allow it.
+    pub unchanged: Vec<(JobId, State)>,
+}

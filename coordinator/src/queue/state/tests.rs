@@ -1,0 +1,87 @@
+//! What the table of transitions promises.
+
+use super::*;
+
+const FENCE: Fence = Fence(7);
+
+fn job(state: State) -> Job {
+    Job { state, fence: FENCE, attempts: 0, max_attempts: 3 }
+}
+
+fn fail(fence: Fence, class: FailureClass) -> Event {
+    Event::Fail { fence, class, repeated: false, jitter: 0.0 }
+}
+
+fn events() -> Vec<Event> {
+    let mut events =
+        vec![Event::Claim, Event::Complete { fence: FENCE }, Event::Cancel, Event::Retry { attempts: 3 }, Event::Block];
+    events.extend(FailureClass::ALL.map(|class| fail(FENCE, class)));
+    events
+}
+
+#[test]
+fn every_step_is_a_row_of_the_table_and_every_row_is_reached() {
+    let mut reached = Vec::new();
+    for from in State::ALL {
+        for event in events() {
+            let Ok(step) = apply(job(from), event) else { continue };
+            let row = TRANSITIONS
+                .iter()
+                .position(|row| (row.from, row.event, row.to) == (from, event.kind(), step.job.state))
+                .expect("a step outside the table");
+            reached.push(row);
+        }
+    }
+    for (index, row) in TRANSITIONS.iter().enumerate() {
+        assert!(reached.contains(&index), "{row:?} is never taken");
+    }
+}
+
+#[test]
+fn done_is_final() {
+    for event in events() {
+        assert!(apply(job(State::Done), event).is_err(), "{event:?}");
+    }
+}
+
+#[test]
+fn a_claim_gives_a_larger_fence_and_nothing_else_changes_it() {
+    for from in State::ALL {
+        for event in events() {
+            let Ok(step) = apply(job(from), event) else { continue };
+            let grows = i64::from(event == Event::Claim);
+            assert_eq!(step.job.fence.0, FENCE.0 + grows, "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_message_with_another_fence_is_superseded_in_every_state() {
+    for from in State::ALL {
+        for fence in [Fence(6), Fence(8)] {
+            assert_eq!(apply(job(from), Event::Complete { fence }), Err(Refused::Superseded));
+            assert_eq!(apply(job(from), fail(fence, FailureClass::Io)), Err(Refused::Superseded));
+        }
+    }
+}
+
+#[test]
+fn a_result_that_was_counted_is_a_duplicate_and_one_for_a_cancelled_job_is_superseded() {
+    assert_eq!(apply(job(State::Done), Event::Complete { fence: FENCE }), Err(Refused::Duplicate));
+    assert_eq!(apply(job(State::Cancelled), Event::Complete { fence: FENCE }), Err(Refused::Superseded));
+}
+
+#[test]
+fn a_retried_job_gets_its_attempts_anew() {
+    let used_up = Job { attempts: 3, ..job(State::Failed) };
+    let step = apply(used_up, Event::Retry { attempts: 2 }).expect("failed jobs can be retried");
+    assert_eq!((step.job.state, step.job.attempts, step.job.max_attempts), (State::Ready, 3, 5));
+}
+
+#[test]
+fn states_read_back_from_their_names() {
+    for state in State::ALL {
+        assert_eq!(state.as_str().parse(), Ok(state));
+    }
+    assert!("waiting".parse::<State>().is_err());
+}

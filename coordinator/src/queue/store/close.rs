@@ -1,0 +1,202 @@
+//! Attempts end: with a result, with a failure, or given back.
+
+use super::{Ending, Result, Store, corrupt};
+use crate::queue::error::QueueError;
+use crate::queue::state::{Event, EventKind, Refused, State, apply, sources};
+use protocol::heartbeat::Release;
+use protocol::ids::{Digest, Fence, JobId, WorkerId};
+use protocol::outcome::{Closed, Completed, Disposition, Failed, FailureClass, PhaseSeconds, SampleResult};
+use sqlx::Row;
+
+impl Store {
+    /// Commits a result by compare-and-set on (job, fence, running). One with an old fence is kept and not counted.
+    pub async fn complete(&mut self, done: &Completed) -> Result<Closed> {
+        require_finite(done.job, &done.result)?;
+        let from = self.job(done.job).await?;
+        self.require_attempt(done.worker, done.job, done.fence).await?;
+        let disposition = match apply(from, Event::Complete { fence: done.fence }) {
+            Ok(step) => {
+                self.require_artifact(done).await?;
+                self.write(done.job, &from, &step, None).await?;
+                self.close_attempt(done.job, done.fence, Ending::Done, step.counts(), &done.result.seconds).await?;
+                self.insert_result(done, true).await?;
+                Disposition::Accepted
+            }
+            Err(Refused::Duplicate) => Disposition::Duplicate,
+            Err(Refused::Superseded | Refused::NotAllowed) => {
+                self.require_artifact(done).await?;
+                self.insert_result(done, false).await?;
+                Disposition::Superseded
+            }
+        };
+        Ok(Closed { disposition })
+    }
+
+    /// Ends an attempt with a failure; the policy of its class decides what becomes of the job.
+    pub async fn fail(&mut self, failed: &Failed) -> Result<Closed> {
+        let Failed { worker, job, fence, class, message, seconds } = failed;
+        let from = self.job(*job).await?;
+        self.require_attempt(*worker, *job, *fence).await?;
+        let repeated =
+            self.last_counted_failure(*job).await?.is_some_and(|last| last == (class.to_string(), message.clone()));
+        let event = Event::Fail { fence: *fence, class: *class, repeated, jitter: rand::random() };
+        let Ok(step) = apply(from, event) else {
+            let same = self.was_closed_as(*job, *fence, *class, message).await?;
+            return Ok(Closed { disposition: if same { Disposition::Duplicate } else { Disposition::Superseded } });
+        };
+        self.write(*job, &from, &step, None).await?;
+        let ending = Ending::Failed { class: *class, message };
+        self.close_attempt(*job, *fence, ending, step.counts(), &finite(seconds)).await?;
+        if step.blocks_condition {
+            self.block_condition_of(*job).await?;
+        }
+        Ok(Closed { disposition: Disposition::Accepted })
+    }
+
+    /// Gives jobs back untouched. Those that the worker no longer holds are passed over: they are somebody else's now.
+    pub async fn release(&mut self, release: &Release) -> Result<Vec<JobId>> {
+        self.require_worker(release.worker).await?;
+        let mut released = Vec::new();
+        for &(job, fence) in &release.jobs {
+            let closed = self
+                .fail(&Failed {
+                    worker: release.worker,
+                    job,
+                    fence,
+                    class: FailureClass::Drained,
+                    message: "given back by a worker that was asked to stop".to_owned(),
+                    seconds: PhaseSeconds::default(),
+                })
+                .await?;
+            if closed.disposition == Disposition::Accepted {
+                released.push(job);
+            }
+        }
+        Ok(released)
+    }
+
+    /// Notes that a file is stored, after it is safely on disk.
+    pub async fn record_artifact(&mut self, digest: &Digest, bytes: u64) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO artifact (sha256, bytes, created_at) VALUES (?, ?, ?) ON CONFLICT (sha256) DO NOTHING",
+        )
+        .bind(digest.as_str())
+        .bind(bytes.cast_signed())
+        .bind(self.clock.now())
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn require_attempt(&mut self, worker: WorkerId, job: JobId, fence: Fence) -> Result<()> {
+        self.require_worker(worker).await?;
+        sqlx::query("SELECT 1 FROM attempt WHERE job_id = ? AND fence = ? AND worker_id = ?")
+            .bind(job.0)
+            .bind(fence.0)
+            .bind(worker.0)
+            .fetch_optional(&mut self.connection)
+            .await?
+            .map(|_| ())
+            .ok_or(QueueError::NeverClaimed { job, fence, worker })
+    }
+
+    async fn require_artifact(&mut self, done: &Completed) -> Result<()> {
+        sqlx::query("SELECT 1 FROM artifact WHERE sha256 = ?")
+            .bind(done.result.image_sha256.as_str())
+            .fetch_optional(&mut self.connection)
+            .await?
+            .map(|_| ())
+            .ok_or_else(|| QueueError::MissingArtifact { job: done.job, digest: done.result.image_sha256.clone() })
+    }
+
+    async fn insert_result(&mut self, done: &Completed, counted: bool) -> Result<()> {
+        let body = serde_json::to_string(&done.result).map_err(|error| corrupt("a result", error))?;
+        sqlx::query(
+            "INSERT INTO result (job_id, condition_id, fence, counted, worker_id, image_sha256, activation, effective_gamma,
+                                 probe_class, body, created_at)
+             SELECT id, condition_id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM job WHERE id = ?1
+             ON CONFLICT (job_id, fence) DO NOTHING",
+        )
+        .bind(done.job.0)
+        .bind(done.fence.0)
+        .bind(counted)
+        .bind(done.worker.0)
+        .bind(done.result.image_sha256.as_str())
+        .bind(done.result.activation)
+        .bind(done.result.effective_gamma)
+        .bind(&done.result.probe.class)
+        .bind(body)
+        .bind(self.clock.now())
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Class and message.
+    async fn last_counted_failure(&mut self, job: JobId) -> Result<Option<(String, String)>> {
+        let row = sqlx::query(
+            "SELECT class, coalesce(message, '') AS message FROM attempt
+             WHERE job_id = ? AND outcome = 'failed' AND counted = 1 ORDER BY fence DESC LIMIT 1",
+        )
+        .bind(job.0)
+        .fetch_optional(&mut self.connection)
+        .await?;
+        row.map(|row| Ok((row.try_get("class")?, row.try_get("message")?))).transpose()
+    }
+
+    async fn was_closed_as(&mut self, job: JobId, fence: Fence, class: FailureClass, message: &str) -> Result<bool> {
+        let row = sqlx::query("SELECT 1 FROM attempt WHERE job_id = ? AND fence = ? AND class = ? AND message = ?")
+            .bind(job.0)
+            .bind(fence.0)
+            .bind(class.as_str())
+            .bind(message)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// One missing file must not burn every seed of a condition.
+    async fn block_condition_of(&mut self, job: JobId) -> Result<()> {
+        for from in sources(EventKind::Block) {
+            sqlx::query(
+                "UPDATE job SET state = ?1, not_before = 0, updated_at = ?2
+                 WHERE condition_id = (SELECT condition_id FROM job WHERE id = ?3) AND state = ?4",
+            )
+            .bind(State::Blocked.as_str())
+            .bind(self.clock.now())
+            .bind(job.0)
+            .bind(from.as_str())
+            .execute(&mut self.connection)
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Infinity and NaN would spoil every mean that they get into.
+fn require_finite(job: JobId, result: &SampleResult) -> Result<()> {
+    let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
+    let seconds = &result.seconds;
+    let fields = [
+        ("activation", finite(&[result.activation])),
+        ("effective_gamma", finite(&[result.effective_gamma])),
+        ("roi_activation", result.roi_activation.values().all(|value| value.is_finite())),
+        ("probe similarity", finite(&result.probe.class_similarity) && finite(&result.probe.similarity)),
+        ("phase in seconds", finite(&[seconds.loading, seconds.sampling, seconds.scoring, seconds.uploading])),
+    ];
+    match fields.into_iter().find(|(_, finite)| !finite) {
+        Some((field, _)) => Err(QueueError::NonFinite { job, field }),
+        None => Ok(()),
+    }
+}
+
+/// A failure is never refused for its timing.
+fn finite(seconds: &PhaseSeconds) -> PhaseSeconds {
+    let keep = |value: f64| if value.is_finite() { value } else { 0.0 };
+    PhaseSeconds {
+        loading: keep(seconds.loading),
+        sampling: keep(seconds.sampling),
+        scoring: keep(seconds.scoring),
+        uploading: keep(seconds.uploading),
+    }
+}

@@ -1,0 +1,198 @@
+//! Starting, stopping, owning: one coordinator to a database, and a way in for commands whether it runs or not.
+#![allow(clippy::unwrap_used)]
+
+mod queue_fixture;
+
+use coordinator::cli::serve::{Options, Running, ServeError, start};
+use coordinator::queue::access::{Access, Cancel, Retry};
+use coordinator::queue::{Clock, OpenError, Settings, open_database, owner};
+use protocol::claim::Claim;
+use protocol::endpoint::Endpoint;
+use protocol::error::{Refusal, RefusalCode};
+use queue_fixture::*;
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use tempfile::tempdir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+fn options(folder: &Path) -> Options {
+    Options {
+        db: folder.join("queue.db"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        store: None,
+        endpoint: Some(folder.join("home").join("endpoint.json")),
+        settings: Settings { clock: Clock::System, ..settings() },
+    }
+}
+
+fn endpoint(folder: &Path) -> Endpoint {
+    serde_json::from_slice(&std::fs::read(folder.join("home").join("endpoint.json")).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_second_coordinator_is_refused_while_the_first_is_alive() {
+    let folder = tempdir().unwrap();
+    let first = start(options(folder.path())).await.unwrap();
+    let error = start(options(folder.path())).await.unwrap_err();
+    let ServeError::Open(OpenError::Owned { pid, url, .. }) = &error else { panic!("{error}") };
+    assert_eq!((*pid, url), (std::process::id(), &first.url));
+    assert_eq!(endpoint(folder.path()).url, first.url, "the first one's endpoint file is untouched");
+    first.stop().await.unwrap();
+    start(options(folder.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_coordinator_on_another_host_keeps_the_database_while_it_renews_its_record() {
+    let folder = tempdir().unwrap();
+    let db = folder.path().join("queue.db");
+    let mut connection = open_database(&db).await.unwrap();
+    let now = Clock::System.now();
+    sqlx::query("INSERT INTO owner VALUES (1, 'login02', 1, 'http://login02:7311', '/home/ada/endpoint.json', ?1, ?1)")
+        .bind(now)
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let error = start(options(folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("login02"), "{error}");
+    let error = Access::open(&db).await.unwrap_err().to_string();
+    assert!(error.contains("/home/ada/endpoint.json"), "{error}");
+    sqlx::query("UPDATE owner SET renewed_at = ?").bind(now - 61_000).execute(&mut connection).await.unwrap();
+    start(options(folder.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_endpoint_file_is_private_and_goes_when_the_coordinator_goes() {
+    let folder = tempdir().unwrap();
+    let running = start(options(folder.path())).await.unwrap();
+    let path = running.endpoint.clone();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let written = endpoint(folder.path());
+    assert_eq!((&written.url, written.token.as_str()), (&running.url, running.token.as_str()));
+    running.stop().await.unwrap();
+    assert!(!path.exists());
+    assert!(owner::living(&folder.path().join("queue.db")).await.unwrap().is_none(), "the owner record is gone");
+    let again = start(options(folder.path())).await.unwrap();
+    assert_eq!(endpoint(folder.path()).token, written.token, "workers go on with the token that they know");
+    again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let folder = tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = start(Options { listen: address, ..options(folder.path()) }).await.unwrap_err();
+    assert!(matches!(error, ServeError::PortInUse { .. }), "{error}");
+    assert!(error.to_string().contains(&address.to_string()));
+    assert!(!folder.path().join("queue.db").exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn stopping_answers_the_claims_that_wait_and_ends_live_feeds() {
+    let folder = tempdir().unwrap();
+    let settings = settings();
+    let Clock::Manual(time) = settings.clock.clone() else { panic!("a clock that counts who waits for it") };
+    let running = start(Options { settings, ..options(folder.path()) }).await.unwrap();
+    let worker = worker(&running.queue).await;
+    let mut changes = running.queue.changes();
+    changes.mark_unchanged();
+    let upkeep = 1;
+    let request = reqwest::Client::new()
+        .post(format!("{}/api/v1/claim", running.url))
+        .bearer_auth(running.token.as_str())
+        .json(&Claim { wait_ms: 60_000, ..claim(worker, 1) });
+    let answer = tokio::spawn(request.send());
+    while time.receiver_count() <= upkeep {
+        tokio::task::yield_now().await;
+    }
+    running.stop().await.unwrap();
+    let response = answer.await.unwrap().expect("an answer, not a cut connection");
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.json::<Refusal>().await.unwrap().code, RefusalCode::Stopping);
+    assert!(changes.changed().await.is_err(), "the feed has ended");
+}
+
+#[tokio::test]
+async fn commands_reach_the_table_whether_or_not_somebody_serves_it() {
+    let folder = tempdir().unwrap();
+    let db = folder.path().join("queue.db");
+
+    let access = Access::open(&db).await.unwrap();
+    assert!(matches!(access, Access::Local(_)));
+    assert_eq!(access.submit(&plan("both", 1, 2)).await.unwrap().new_jobs, 2);
+    access.close().await;
+
+    let running = start(options(folder.path())).await.unwrap();
+    let access = Access::open(&db).await.unwrap();
+    assert!(matches!(access, Access::Remote(_)));
+    assert_eq!(access.preview(&plan("both", 1, 3)).await.unwrap().new_jobs, 1);
+    assert_eq!(access.submit(&plan("both", 1, 3)).await.unwrap().new_jobs, 1);
+    let everything = Cancel::Experiment { name: "both".to_owned(), condition: None };
+    assert_eq!(access.cancel(&everything).await.unwrap().jobs, 3);
+    let changed = access.cancel(&Cancel::Jobs(vec![protocol::ids::JobId(1)])).await.unwrap();
+    assert_eq!((changed.jobs, changed.unchanged.len()), (0, 1));
+    assert_eq!(access.retry(&Retry::Jobs(vec![protocol::ids::JobId(1)])).await.unwrap().jobs, 1);
+    let unknown = Cancel::Experiment { name: "bith".to_owned(), condition: None };
+    let message = access.cancel(&unknown).await.unwrap_err().to_string();
+    assert!(message.contains("did you mean `both`?"), "{message}");
+    running.stop().await.unwrap();
+}
+
+/// The real program, once it says that it serves.
+async fn spawn(folder: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_coordinator"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .arg("--db")
+        .arg(folder.join("queue.db"))
+        .arg("--endpoint")
+        .arg(folder.join("home").join("endpoint.json"))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    assert!(first.starts_with("dashboard http://127.0.0.1:"), "{first}");
+    (child, lines)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id().unwrap() as i32).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn the_program_stops_cleanly_on_sigterm_and_its_successor_takes_over_after_sigkill() {
+    let folder = tempdir().unwrap();
+    let (mut killed, _lines) = spawn(folder.path()).await;
+    signal(&killed, Signal::KILL);
+    killed.wait().await.unwrap();
+    assert!(folder.path().join("home").join("endpoint.json").exists());
+
+    let (mut program, _lines) = spawn(folder.path()).await;
+    signal(&program, Signal::TERM);
+    assert_eq!(program.wait().await.unwrap().code(), Some(0));
+    assert!(!folder.path().join("home").join("endpoint.json").exists());
+    assert!(!folder.path().join("queue.db-wal").exists(), "the log was checkpointed");
+}
+
+#[tokio::test]
+async fn the_program_says_in_one_line_what_is_wrong() {
+    let folder = tempdir().unwrap();
+    let running: Running = start(options(folder.path())).await.unwrap();
+    let mut refused = Command::new(env!("CARGO_BIN_EXE_coordinator"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .arg("--db")
+        .arg(folder.path().join("queue.db"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut message = String::new();
+    refused.stderr.take().unwrap().read_to_string(&mut message).await.unwrap();
+    assert_eq!(refused.wait().await.unwrap().code(), Some(1));
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.contains(&running.url) && message.contains(&std::process::id().to_string()), "{message}");
+    running.stop().await.unwrap();
+}
