@@ -23,11 +23,13 @@ impl Snapshot {
         let (working, ahead) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM worker WHERE activity = 'working'),
                     (SELECT count(*) FROM (
-                        SELECT 1 FROM job WHERE state = 'ready' AND (priority > ?1 OR (priority = ?1 AND id < ?2)) LIMIT ?3))",
+                        SELECT 1 FROM job WHERE state = 'ready' AND not_before <= ?4
+                            AND (priority > ?1 OR (priority = ?1 AND id < ?2)) LIMIT ?3))",
         )
         .bind(detail.job.priority)
         .bind(detail.job.id.0)
         .bind(Surroundings::MOST as i64)
+        .bind(self.now)
         .fetch_one(&mut *self.tx)
         .await
         .map_err(reading("what stands before a job"))?;
