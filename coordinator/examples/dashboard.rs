@@ -1,5 +1,6 @@
 //! Serves the dashboard over an invented campaign in the middle, to work on the pages without running one:
-//! `cargo run -p coordinator --example dashboard`. With an argument, listens there instead of on port 7312.
+//! `cargo run -p coordinator --example dashboard [ADDR:PORT] [DATABASE]`. With a database, serves the pages over that one,
+//! without images.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../tests/pages_fixture/mod.rs"]
@@ -22,6 +23,13 @@ use tokio::sync::watch;
 #[tokio::main]
 async fn main() {
     let listen = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7312".to_owned());
+    if let Some(database) = std::env::args().nth(2) {
+        let reader = coordinator::queue::view::open(database.as_ref()).await.unwrap();
+        let (_changed, changes) = watch::channel(1_u64);
+        let listener = tokio::net::TcpListener::bind(&listen).await.unwrap();
+        println!("http://{listen}/");
+        return axum::serve(listener, dashboard::router(dashboard::State { reader, changes })).await.unwrap();
+    }
     let sheet = image::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/guided.png")).unwrap().into_rgb8();
     let mut images = BTreeMap::new();
     let fixture = Fixture::campaign(|region, seed| {
@@ -71,6 +79,8 @@ async fn main() {
         tokio::select! {
             _ = second.tick() => {
                 fixture.run("UPDATE job SET step = (step + 1) % 50 WHERE state = 'running'", |q| q).await;
+                let heard = coordinator::queue::view::moment::now();
+                fixture.run("UPDATE worker SET heartbeat_at = ? WHERE heartbeat_at < ?", |q| q.bind(heard).bind(heard - 15_000)).await;
                 changed.send_modify(|version| *version += 1);
             }
             _ = tokio::signal::ctrl_c() => break,

@@ -58,7 +58,7 @@ async fn the_contact_sheet_has_a_row_per_guided_region_with_the_best_image_first
     let labels: Vec<_> = rows.iter().map(|row| row.label.as_str()).collect();
     assert_eq!(labels, ["face", "body", "scene", "food", "text"]);
 
-    let path = fixture.folder.path().join("sheet.png");
+    let path = fixture.path.with_file_name("sheet.png");
     contact_sheet::write(&rows, &path).unwrap();
     let sheet = image::open(&path).unwrap().into_rgb8();
     let left = sheet.width() - 10 * (CELL + GAP);
@@ -66,7 +66,8 @@ async fn the_contact_sheet_has_a_row_per_guided_region_with_the_best_image_first
     assert_eq!(*sheet.get_pixel(left, GAP), red, "the first cell is the best image, enlarged threefold");
     assert_eq!(*sheet.get_pixel(left + CELL - 1, GAP + CELL - 1), red);
     assert_eq!(*sheet.get_pixel(left + CELL, GAP), Rgb([255, 255, 255]), "a gap parts the cells");
-    let ink = (0..left).flat_map(|x| (0..CELL).map(move |y| (x, y))).filter(|&(x, y)| sheet.get_pixel(x, y + GAP)[0] < 80);
+    let ink =
+        (0..left).flat_map(|x| (0..CELL).map(move |y| (x, y))).filter(|&(x, y)| sheet.get_pixel(x, y + GAP)[0] < 80);
     assert!(ink.count() > 100, "the label is drawn");
 }
 

@@ -34,8 +34,10 @@ impl Asset {
 pub async fn serve(Path(name): Path<String>) -> Response {
     match [&*STYLE, &*LIVE].into_iter().find(|asset| asset.name == name) {
         Some(asset) => {
-            let headers =
-                [(header::CONTENT_TYPE, asset.media_type), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+            let headers = [
+                (header::CONTENT_TYPE, asset.media_type),
+                (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+            ];
             (headers, asset.body).into_response()
         }
         None => StatusCode::NOT_FOUND.into_response(),

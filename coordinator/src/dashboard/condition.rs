@@ -38,17 +38,23 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
         html! { @if !images.is_empty() { section.panel { h2 { (title) } (gallery::of_condition(images, prefers)) } } }
     };
     let body = html! {
-        nav.crumbs {
-            a href="/" { "Experiments" } " / "
-            a href={ "/experiments/" (home::url_path(&condition.experiment)) } { (condition.experiment) } " / " (name)
+        div.title {
+            nav.crumbs {
+                a href="/" { "Experiments" } " / "
+                a href={ "/experiments/" (home::url_path(&condition.experiment)) } { (condition.experiment) } " / " (name)
+            }
+            h1 { (condition.subject) " " (condition.region) " " small { (condition.axes) } }
         }
-        h1 { (condition.subject) " " (condition.region) " " small { (condition.axes) } }
         section.panel { (standing(&condition, row)) (neighbours(&condition, &table)) }
         @if !listed.is_empty() { (jobs(&listed, &condition)) }
         @if condition.counts.done == 0 { section.panel { p.muted { "No images yet." } } }
-        (section("Highest predicted activation", &top))
-        (section("Lowest predicted activation", &bottom))
-        (section("Newest", &newest))
+        @if condition.counts.done <= IMAGES.into() {
+            (section("All images, highest predicted activation first", &top))
+        } @else {
+            (section("Highest predicted activation", &top))
+            (section("Lowest predicted activation", &bottom))
+            (section("Newest", &newest))
+        }
     };
     Ok(frame.render(&name, &body))
 }
@@ -71,8 +77,11 @@ fn standing(condition: &Condition, row: Option<&Specificity>) -> Markup {
 
 /// The same region in other subjects and with other parameters.
 fn neighbours(condition: &Condition, table: &[Specificity]) -> Markup {
-    let others: Vec<_> =
-        table.iter().map(|row| &row.condition).filter(|c| c.region == condition.region && c.id != condition.id).collect();
+    let others: Vec<_> = table
+        .iter()
+        .map(|row| &row.condition)
+        .filter(|c| c.region == condition.region && c.id != condition.id)
+        .collect();
     html! {
         @if !others.is_empty() {
             p.muted {

@@ -19,9 +19,11 @@ pub async fn page(extract::State(state): extract::State<State>, Path(name): Path
     let conditions: Vec<Condition> = table.iter().map(|row| row.condition.clone()).collect();
     let pairs = specificity::pairs(&table);
     let body = html! {
-        nav.crumbs { a href="/" { "Experiments" } " / " (name) }
-        h1 { (name) }
-        p.muted { (experiment.description) }
+        div.title {
+            nav.crumbs { a href="/" { "Experiments" } " / " (name) }
+            h1 { (name) }
+            p.muted { (experiment.description) }
+        }
         section.panel { (home::standing(experiment)) (grid(&conditions)) }
         @if !pairs.is_empty() { (against(&pairs)) }
         (classes(&table))
@@ -58,7 +60,7 @@ fn against(pairs: &[Pair]) -> Markup {
                 table.science {
                     thead {
                         tr { th rowspan="2" { "Condition" } th rowspan="2" { "Prefers" } th.number colspan="2" { "Images" }
-                             th.number colspan="2" { "Mean activation" } th.number colspan="2" { "In preferred class" } th rowspan="2" {} }
+                             th.number colspan="2" { "Mean activation" } th.number colspan="2" { "In preferred class" } th rowspan="2" { "0 to 100 %" } }
                         tr { @for _ in 0..3 { th.number.guided { "guided" } th.number.unguided { "unguided" } } }
                     }
                     tbody {

@@ -9,7 +9,13 @@ const HEIGHT: f64 = 22.0;
 
 /// One line per share: guided above, unguided below. `chance` is the share that a blind guess would have.
 pub fn chart(guided: Option<Proportion>, unguided: Option<Proportion>, chance: Option<f64>) -> Markup {
-    let label = format!("guided {} ({}), unguided {} ({})", percent(guided), interval(guided), percent(unguided), interval(unguided));
+    let label = format!(
+        "guided {} ({}), unguided {} ({})",
+        percent(guided),
+        interval(guided),
+        percent(unguided),
+        interval(unguided)
+    );
     let lines = [("guided", guided), ("unguided", unguided)];
     let drawn = lines.iter().filter(|(_, share)| share.is_some()).count();
     html! {

@@ -20,13 +20,15 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
     let around = snapshot.surroundings(&detail).await?;
     let job = &detail.job;
     let body = html! {
-        nav.crumbs {
-            a href="/" { "Experiments" } " / "
-            a href={ "/experiments/" (home::url_path(&job.experiment)) } { (job.experiment) } " / "
-            a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
+        div.title {
+            nav.crumbs {
+                a href="/" { "Experiments" } " / "
+                a href={ "/experiments/" (home::url_path(&job.experiment)) } { (job.experiment) } " / "
+                a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
+            }
+            h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
+            p.lead { (explain(&detail, around, frame.now)) }
         }
-        h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
-        p.lead { (explain(&detail, around, frame.now)) }
         div.columns {
             @if let Some(result) = &detail.result { (picture(&detail, result)) }
             section.panel {

@@ -39,7 +39,7 @@ pub enum ViewError {
 }
 
 /// A job's state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Blocked,
@@ -51,8 +51,7 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 6] =
-        [Self::Blocked, Self::Ready, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+    pub const ALL: [State; 6] = [Self::Blocked, Self::Ready, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
 
     /// The name used in the database and on the command line.
     pub fn as_str(self) -> &'static str {

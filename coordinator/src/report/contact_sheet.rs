@@ -95,13 +95,17 @@ pub fn draw(rows: &[Row]) -> Result<RgbImage, ContactSheetError> {
     if columns == 0 {
         return Err(ContactSheetError::Empty);
     }
-    let largest =
-        rows.iter().flat_map(|row| &row.images).map(|image| image.width().max(image.height())).max().unwrap_or(1).max(1);
+    let largest = rows
+        .iter()
+        .flat_map(|row| &row.images)
+        .map(|image| image.width().max(image.height()))
+        .max()
+        .unwrap_or(1)
+        .max(1);
     let cell = if largest < CELL { largest * CELL.div_ceil(largest) } else { largest.min(2 * CELL) };
     let label_width = rows.iter().map(|row| text_width(&row.label)).max().unwrap_or(0);
     let left = GAP + label_width + 2 * GAP;
-    let mut sheet =
-        RgbImage::from_pixel(left + columns * (cell + GAP), GAP + rows.len() as u32 * (cell + GAP), PAPER);
+    let mut sheet = RgbImage::from_pixel(left + columns * (cell + GAP), GAP + rows.len() as u32 * (cell + GAP), PAPER);
     for (line, row) in rows.iter().enumerate() {
         let top = GAP + line as u32 * (cell + GAP);
         write_text(&mut sheet, GAP, top + (cell - glyph::HEIGHT * DOT) / 2, &row.label);

@@ -3,20 +3,21 @@
 
 use protocol::ids::Digest;
 use protocol::job::{
-    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, ProbeClass, SampleCondition, Sampling, Term, VoxelSet,
+    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, ProbeClass, SampleCondition, Sampling, Term,
+    VoxelSet,
 };
 use protocol::outcome::{PhaseSeconds, ProbeResult, SampleResult};
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The time at which the fixtures' pages are looked at: 2026-03-14 15:09:26 UTC.
 pub const NOW: i64 = 1_773_500_966_000;
 pub const CLASSES: [&str; 5] = ["face", "body", "scene", "food", "text"];
 
-/// A database in a temporary folder, with a writer for the fixture and a reader for what is tested.
+/// A database, in a temporary folder unless created elsewhere, with a writer for the fixture and a reader for what is tested.
 pub struct Fixture {
-    pub folder: tempfile::TempDir,
+    pub folder: Option<tempfile::TempDir>,
     pub path: PathBuf,
     pub writer: SqlitePool,
     pub reader: SqlitePool,
@@ -26,7 +27,12 @@ pub struct Fixture {
 impl Fixture {
     pub async fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("braindive.db");
+        let fixture = Self::create(&folder.path().join("braindive.db")).await;
+        Self { folder: Some(folder), ..fixture }
+    }
+
+    pub async fn create(path: &Path) -> Self {
+        let path = path.to_owned();
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .create_if_missing(true)
@@ -35,7 +41,7 @@ impl Fixture {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
         sqlx::migrate!("../migrations").run(&writer).await.unwrap();
         let reader = coordinator::queue::view::open(&path).await.unwrap();
-        Self { folder, path, writer, reader, clock: NOW - 7_200_000 }
+        Self { folder: None, path, writer, reader, clock: NOW - 7_200_000 }
     }
 
     /// Moves the fixture's clock; everything after happens then.
@@ -201,7 +207,16 @@ impl Fixture {
         }
         fixture.at(NOW - 70_000);
         fixture.claim(rest[3], first, 7).await;
-        fixture.fail(rest[3], 40, "out_of_memory", "CUDA out of memory: tried 512 MiB, 210 MiB free", "ready", NOW + 30_000).await;
+        fixture
+            .fail(
+                rest[3],
+                40,
+                "out_of_memory",
+                "CUDA out of memory: tried 512 MiB, 210 MiB free",
+                "ready",
+                NOW + 30_000,
+            )
+            .await;
         fixture.at(NOW - 18_000);
         fixture.claim(rest[4], first, 21).await;
         fixture.claim(rest[5], second, 43).await;
@@ -220,7 +235,8 @@ pub fn digest(text: &str) -> Digest {
 
 /// The spec of a condition with the miniature's settings.
 pub fn spec(subject: &str, region: &str, gamma: f64) -> Condition {
-    let folder = |name: &str| ModelFolder { path: format!("/models/{name}").into(), digest: digest(name), files: Vec::new() };
+    let folder =
+        |name: &str| ModelFolder { path: format!("/models/{name}").into(), digest: digest(name), files: Vec::new() };
     Condition::Sample(Box::new(SampleCondition {
         subject: subject.to_owned(),
         region: region.to_owned(),

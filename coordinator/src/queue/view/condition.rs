@@ -37,7 +37,7 @@ impl Counts {
 
     /// Jobs that may still give a result without anybody's help.
     pub fn open(&self) -> u64 {
-        self.blocked + self.ready + self.running
+        self.ready + self.running
     }
 
     fn add(&mut self, state: State, jobs: u64) {
@@ -121,7 +121,13 @@ impl Axes {
 
     /// The same axes without one of them.
     pub fn without(&self, axis: &str) -> Axes {
-        Axes(self.0.iter().filter(|(name, _)| *name != axis).map(|(name, value)| (name.clone(), value.clone())).collect())
+        Axes(
+            self.0
+                .iter()
+                .filter(|(name, _)| *name != axis)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )
     }
 }
 

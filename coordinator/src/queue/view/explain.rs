@@ -73,7 +73,11 @@ pub fn explain(detail: &JobDetail, around: Surroundings, now: i64) -> String {
         State::Cancelled => {
             format!("Cancelled at {} UTC. `coordinator retry {}` makes it ready again.", utc(job.updated_at), job.id)
         }
-        State::Blocked => "Waits for a job or file that it depends on.".to_owned(),
+        State::Blocked => format!(
+            "Held back, because an input of its condition was found missing or wrong: see its failed jobs with `coordinator \
+             jobs --condition {} --state failed`. Mend it, then `coordinator retry {}`.",
+            job.condition, job.id
+        ),
         State::Ready if job.not_before > now => format!(
             "Waits {} more before attempt {} of {}, because the last one failed: {}.",
             duration(job.not_before - now),
@@ -82,7 +86,8 @@ pub fn explain(detail: &JobDetail, around: Surroundings, now: i64) -> String {
             cause(last)
         ),
         State::Ready if around.working == 0 => {
-            "Waits for a worker: none claims jobs now. Start one on a machine that sees the model folders: `worker`.".to_owned()
+            "Waits for a worker: none claims jobs now. Start one on a machine that sees the model folders: `worker`."
+                .to_owned()
         }
         State::Ready => {
             let ahead = match around.ahead {

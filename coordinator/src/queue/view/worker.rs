@@ -106,7 +106,9 @@ impl Snapshot {
             if workers.last().is_none_or(|last| last.id != worker.id) {
                 workers.push(worker);
             }
-            if let (Some(last), Some(running)) = (workers.last_mut(), Running::from_row(row).map_err(reading("the workers"))?) {
+            if let (Some(last), Some(running)) =
+                (workers.last_mut(), Running::from_row(row).map_err(reading("the workers"))?)
+            {
                 last.running.push(running);
             }
         }
