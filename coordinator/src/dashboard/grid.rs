@@ -47,9 +47,9 @@ fn cell(condition: &Condition) -> Markup {
         a.cell href={ "/conditions/" (condition.id) } title=(words(counts)) {
             (bar(counts))
             span.numbers {
-                b { (thousands(counts.done)) } "/" (thousands(counts.total()))
-                @if counts.failed > 0 { " " em.failed { (thousands(counts.failed)) " failed" } }
-                @else if counts.running > 0 { " " em.running { (thousands(counts.running)) " running" } }
+                span { b { (thousands(counts.done)) } "/" (thousands(counts.total())) }
+                @if counts.failed > 0 { em.failed { (thousands(counts.failed)) " failed" } }
+                @else if counts.running > 0 { em.running { (thousands(counts.running)) " running" } }
             }
         }
     }
