@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::State;
-use coordinator::queue::{Queue, QueueError, reader};
+use coordinator::queue::{Queue, QueueError, view};
 use protocol::claim::{Claim, Claimed};
 use protocol::heartbeat::{Activity, Heartbeat};
 use protocol::ids::{ConditionId, Digest, Fence, JobId, Seed, WorkerId};
@@ -27,14 +27,14 @@ async fn queue() -> (TempDir, Queue, coordinator::queue::Clock) {
 }
 
 async fn states(folder: &Path) -> Vec<State> {
-    let pool = reader(&folder.join("queue.db")).await.unwrap();
+    let pool = view::open(&folder.join("queue.db")).await.unwrap();
     let names: Vec<String> = sqlx::query_scalar("SELECT state FROM job ORDER BY id").fetch_all(&pool).await.unwrap();
     pool.close().await;
     names.iter().map(|name| name.parse().unwrap()).collect()
 }
 
 async fn activity(folder: &Path, worker: WorkerId) -> String {
-    let pool = reader(&folder.join("queue.db")).await.unwrap();
+    let pool = view::open(&folder.join("queue.db")).await.unwrap();
     sqlx::query_scalar("SELECT activity FROM worker WHERE id = ?").bind(worker.0).fetch_one(&pool).await.unwrap()
 }
 
@@ -151,7 +151,7 @@ async fn late_result_with_old_fence_is_superseded_and_kept() {
     assert_eq!(states(folder.path()).await, [State::Running], "the late result changed nothing");
     assert_eq!(queue.complete(completed(fast, &second)).await.unwrap().disposition, Disposition::Accepted);
     assert_eq!(queue.complete(completed(fast, &second)).await.unwrap().disposition, Disposition::Duplicate);
-    let pool = reader(&folder.path().join("queue.db")).await.unwrap();
+    let pool = view::open(&folder.path().join("queue.db")).await.unwrap();
     let kept: Vec<(i64, i64)> =
         sqlx::query_as("SELECT fence, counted FROM result ORDER BY fence").fetch_all(&pool).await.unwrap();
     assert_eq!(kept, [(first.fence.0, 0), (second.fence.0, 1)]);

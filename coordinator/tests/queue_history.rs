@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::{self, Event, Job, State};
-use coordinator::queue::{Queue, Settings, reader};
+use coordinator::queue::{Queue, Settings, view};
 use proptest::prelude::*;
 use protocol::claim::ClaimedJob;
 use protocol::heartbeat::Release;
@@ -108,7 +108,7 @@ impl History {
     async fn begin(folder: &Path) -> Self {
         let settings = settings();
         let queue = open(folder, &settings).await;
-        let pool = reader(&folder.join("queue.db")).await.unwrap();
+        let pool = view::open(&folder.join("queue.db")).await.unwrap();
         queue.record_artifact(image(), 1).await.unwrap();
         let workers = vec![worker(&queue).await, worker(&queue).await];
         let mut history = Self {

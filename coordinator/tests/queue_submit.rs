@@ -4,7 +4,7 @@
 mod queue_fixture;
 
 use coordinator::queue::request::Cancel;
-use coordinator::queue::{QueueError, open_database, reader};
+use coordinator::queue::{QueueError, open_database, view};
 use protocol::ids::{Digest, Seed};
 use protocol::job::Condition;
 use queue_fixture::*;
@@ -69,7 +69,7 @@ async fn a_moved_folder_reaches_the_workers_without_a_new_condition() {
     let worker = worker(&queue).await;
     let claimed = queue.claim(claim(worker, 1)).await.unwrap();
     assert_eq!(claimed.conditions[0].1, moved.conditions[0].spec);
-    let pool = reader(&folder.path().join("queue.db")).await.unwrap();
+    let pool = view::open(&folder.path().join("queue.db")).await.unwrap();
     let priority: i64 = sqlx::query_scalar("SELECT priority FROM job").fetch_one(&pool).await.unwrap();
     assert_eq!(priority, 9, "jobs that wait follow the file's priority");
 }
@@ -114,8 +114,8 @@ async fn an_illegal_row_cannot_be_written() {
 async fn readers_cannot_write_and_a_missing_database_is_named() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("queue.db");
-    assert!(reader(&path).await.unwrap_err().to_string().contains("queue.db"));
+    assert!(view::open(&path).await.unwrap_err().to_string().contains("queue.db"));
     let _queue = open(folder.path(), &settings()).await;
-    let pool = reader(&path).await.unwrap();
+    let pool = view::open(&path).await.unwrap();
     assert!(sqlx::query("DELETE FROM job").execute(&pool).await.is_err());
 }

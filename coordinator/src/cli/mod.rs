@@ -1,9 +1,15 @@
 //! The command line, one file a command.
 
 pub mod cancel;
+pub mod demo;
+pub mod job;
+pub mod jobs;
 pub mod retry;
 pub mod serve;
+pub mod status;
 pub mod submit;
+mod table;
+pub mod workers;
 
 use clap::Parser;
 use std::path::PathBuf;
@@ -32,10 +38,20 @@ commands! {
     Submit = submit;
     /// Hand jobs to workers and show what happens, until stopped
     Serve = serve;
+    /// Show experiments and their progress
+    Status = status;
+    /// List jobs
+    Jobs = jobs;
+    /// Show one job: its attempts, its result, and why it is not running
+    Job = job;
+    /// List workers and what they do
+    Workers = workers;
     /// Stop jobs that are not finished; workers drop them at their next heartbeat
     Cancel = cancel;
     /// Give failed, blocked or cancelled jobs their attempts anew
     Retry = retry;
+    /// Run the miniature experiment from end to end: server, worker, dashboard, table, contact sheet
+    Demo = demo;
 }
 
 /// Runs BrainDiVE campaigns: experiments become a job table, workers take jobs from it.

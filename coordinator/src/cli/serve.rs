@@ -4,9 +4,12 @@ use super::Database;
 use crate::api::auth::Token;
 use crate::api::{self, ApiState};
 use crate::artifacts::{ArtifactError, Artifacts};
+use crate::dashboard;
 use crate::queue::owner::{self, AcquireError, Owner};
+use crate::queue::view::{self, ViewError};
 use crate::queue::{Clock, OpenError, Queue, QueueError, Settings};
 use protocol::endpoint::Endpoint;
+use sqlx::SqlitePool;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -112,6 +115,8 @@ pub enum ServeError {
     Artifacts(#[from] ArtifactError),
     #[error(transparent)]
     Queue(#[from] QueueError),
+    #[error(transparent)]
+    View(#[from] ViewError),
     #[error("writing {}", path.display())]
     File {
         path: PathBuf,
@@ -146,7 +151,7 @@ pub async fn start(options: Options) -> Result<Running, ServeError> {
 
     let queue = Queue::open(&db, settings).await?;
     queue.acquire(Owner::this_process(&url, &endpoint)).await?;
-    let (token, artifacts) = match prepare(&queue, &db, store, &endpoint, &url).await {
+    let (token, artifacts, reader) = match prepare(&queue, &db, store, &endpoint, &url).await {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = queue.release_owner(std::process::id()).await;
@@ -154,7 +159,9 @@ pub async fn start(options: Options) -> Result<Running, ServeError> {
         }
     };
 
-    let app = api::router(ApiState { queue: queue.clone(), artifacts: artifacts.clone(), token: token.clone() });
+    let pages = dashboard::router(dashboard::State { reader, changes: queue.changes() });
+    let api = api::router(ApiState { queue: queue.clone(), artifacts: artifacts.clone(), token: token.clone() });
+    let app = api.merge(pages);
     let stop = CancellationToken::new();
     let server = Server { queue: queue.clone(), endpoint: endpoint.clone(), url: url.clone(), stop: stop.clone() };
     let task = tokio::spawn(server.run(listener, app));
@@ -169,13 +176,14 @@ async fn prepare(
     store: Option<PathBuf>,
     endpoint: &Path,
     url: &str,
-) -> Result<(Token, Artifacts), ServeError> {
+) -> Result<(Token, Artifacts, SqlitePool), ServeError> {
     queue.renew_all_leases().await?;
     let token_path = beside(db, "token");
     let token = Token::at(&token_path).map_err(|source| ServeError::File { path: token_path, source })?;
     let artifacts = Artifacts::open(&store.unwrap_or_else(|| db.with_file_name("artifacts")))?;
+    let reader = view::open(db).await?;
     write_endpoint(endpoint, url, &token).map_err(|source| ServeError::File { path: endpoint.to_owned(), source })?;
-    Ok((token, artifacts))
+    Ok((token, artifacts, reader))
 }
 
 impl Running {

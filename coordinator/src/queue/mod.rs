@@ -11,6 +11,7 @@ pub mod policy;
 pub mod request;
 pub mod state;
 mod store;
+pub mod view;
 pub mod writer;
 
 pub use clock::Clock;
@@ -18,17 +19,12 @@ pub use error::{OpenError, QueueError};
 pub use writer::{Queue, Settings};
 
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use std::path::Path;
 use std::time::Duration;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
-
-/// Pages and commands that read at the same time; SQLite readers do not wait for the writer.
-const READERS: u32 = 4;
 
 /// Opens the database at `path` for writing; creates it and brings its schema up to date. Network file systems are refused.
 pub async fn open_database(path: &Path) -> Result<SqliteConnection, OpenError> {
@@ -52,18 +48,6 @@ pub async fn open_database(path: &Path) -> Result<SqliteConnection, OpenError> {
         return Err(OpenError::Migrate { path: path.to_owned(), source });
     }
     Ok(connection)
-}
-
-/// A read-only pool on an existing database; works while a coordinator serves it.
-pub async fn reader(path: &Path) -> Result<SqlitePool, OpenError> {
-    if !path.exists() {
-        return Err(OpenError::Missing { path: path.to_owned() });
-    }
-    SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .connect_with(options(path).read_only(true))
-        .await
-        .map_err(|source| OpenError::Database { path: path.to_owned(), source })
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -1,0 +1,229 @@
+//! Jobs: a filtered list, and one job with its attempts and its result.
+
+use super::{Axes, Snapshot, State, ViewError, parse, reading, undecodable};
+use protocol::ids::{AttemptId, ConditionId, Fence, JobId, Seed};
+use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use serde::Serialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row};
+
+/// A job and where it stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    pub id: JobId,
+    pub experiment: String,
+    pub condition: ConditionId,
+    pub subject: String,
+    pub region: String,
+    pub axes: Axes,
+    pub seed: Seed,
+    pub state: State,
+    pub priority: i32,
+    /// Attempts that count against `max_attempts`.
+    pub attempts: u32,
+    pub max_attempts: u32,
+    /// No claim before this time.
+    pub not_before: i64,
+    /// Name of the worker that holds the job.
+    pub worker: Option<String>,
+    pub lease_until: Option<i64>,
+    pub step: u32,
+    pub steps: u32,
+    pub updated_at: i64,
+}
+
+impl FromRow<'_, SqliteRow> for Job {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: JobId(row.try_get("id")?),
+            experiment: row.try_get("experiment")?,
+            condition: ConditionId(row.try_get("condition_id")?),
+            subject: row.try_get("subject")?,
+            region: row.try_get("region")?,
+            axes: Axes::from_column(row)?,
+            seed: Seed(row.try_get::<i64, _>("seed")?.cast_unsigned()),
+            state: parse("state", row.try_get("state")?)?,
+            priority: row.try_get("priority")?,
+            attempts: row.try_get("attempts")?,
+            max_attempts: row.try_get("max_attempts")?,
+            not_before: row.try_get("not_before")?,
+            worker: row.try_get("worker")?,
+            lease_until: row.try_get("lease_until")?,
+            step: row.try_get("step")?,
+            steps: row.try_get("steps")?,
+            updated_at: row.try_get("updated_at")?,
+        })
+    }
+}
+
+/// One try at a job.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Attempt {
+    pub id: AttemptId,
+    pub fence: Fence,
+    /// Name of the worker.
+    pub worker: String,
+    pub device: String,
+    pub started_at: i64,
+    /// `None` while it runs.
+    pub ended_at: Option<i64>,
+    /// `running`, `done`, `failed` or `cancelled`.
+    pub outcome: String,
+    pub class: Option<FailureClass>,
+    pub message: Option<String>,
+    /// Whether it counts against the job's attempts.
+    pub counted: bool,
+    pub seconds: PhaseSeconds,
+}
+
+impl FromRow<'_, SqliteRow> for Attempt {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let class: Option<&str> = row.try_get("class")?;
+        Ok(Self {
+            id: AttemptId(row.try_get("id")?),
+            fence: Fence(row.try_get("fence")?),
+            worker: row.try_get("worker")?,
+            device: row.try_get("device")?,
+            started_at: row.try_get("started_at")?,
+            ended_at: row.try_get("ended_at")?,
+            outcome: row.try_get("outcome")?,
+            class: class.map(|class| parse("class", class)).transpose()?,
+            message: row.try_get("message")?,
+            counted: row.try_get("counted")?,
+            seconds: PhaseSeconds {
+                loading: row.try_get("loading_s")?,
+                sampling: row.try_get("sampling_s")?,
+                scoring: row.try_get("scoring_s")?,
+                uploading: row.try_get("uploading_s")?,
+            },
+        })
+    }
+}
+
+/// A job with everything that happened to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobDetail {
+    pub job: Job,
+    /// Oldest first.
+    pub attempts: Vec<Attempt>,
+    /// The result that counts.
+    pub result: Option<SampleResult>,
+    /// Results that came with an old fence and never count.
+    pub superseded: u64,
+    /// The condition's spec, [`protocol::job::Condition`], as JSON.
+    pub spec: serde_json::Value,
+}
+
+/// Which jobs to list; `None` stands for all.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    pub experiment: Option<String>,
+    pub condition: Option<ConditionId>,
+    pub state: Option<State>,
+    /// Go on after this job.
+    pub after: Option<JobId>,
+    pub limit: u32,
+}
+
+macro_rules! jobs {
+    ($from:literal) => {
+        concat!(
+            "SELECT job.id, experiment.name AS experiment, job.condition_id, condition.subject, condition.region,
+                    condition.axes, job.seed, job.state, job.priority, job.attempts, job.max_attempts, job.not_before,
+                    worker.name AS worker, job.lease_until, job.step, job.steps, job.updated_at ",
+            $from
+        )
+    };
+}
+
+impl Snapshot {
+    /// Jobs by condition, state and number. Each page costs its own rows and a look at every condition.
+    pub async fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<Job>, ViewError> {
+        let cursor: Option<(i64, String)> = match filter.after {
+            Some(after) => sqlx::query_as("SELECT condition_id, state FROM job WHERE id = ?1")
+                .bind(after.0)
+                .fetch_optional(&mut *self.tx)
+                .await
+                .map_err(reading("the page's first job"))?,
+            None => None,
+        };
+        let (cursor_condition, cursor_state) = cursor.unwrap_or_default();
+        // The counters say which (condition, state) hold jobs, so that only those are looked into, in the index's order.
+        sqlx::query_as(jobs!(
+            "FROM counter
+             CROSS JOIN condition ON condition.id = counter.condition_id
+             CROSS JOIN experiment ON experiment.id = condition.experiment_id
+             CROSS JOIN job INDEXED BY job_by_state
+                 ON job.condition_id = counter.condition_id AND job.state = counter.state
+                AND job.id > iif(counter.condition_id = ?5 AND counter.state = ?6, ?4, 0)
+             LEFT JOIN worker ON worker.id = job.worker_id
+             WHERE counter.jobs > 0
+               AND (?1 IS NULL OR experiment.name = ?1)
+               AND (?2 IS NULL OR counter.condition_id = ?2)
+               AND (?3 IS NULL OR counter.state = ?3)
+               AND (counter.condition_id, counter.state) >= (?5, ?6)
+             ORDER BY counter.condition_id, counter.state, job.id LIMIT ?7"
+        ))
+        .bind(filter.experiment.as_deref())
+        .bind(filter.condition.map(|id| id.0))
+        .bind(filter.state.map(State::as_str))
+        .bind(filter.after.map_or(0, |id| id.0))
+        .bind(cursor_condition)
+        .bind(cursor_state)
+        .bind(filter.limit)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(reading("the jobs"))
+    }
+
+    /// One job; `None` if there is none with that number.
+    pub async fn job(&mut self, id: JobId) -> Result<Option<JobDetail>, ViewError> {
+        let job: Option<Job> = sqlx::query_as(jobs!(
+            "FROM job JOIN condition ON condition.id = job.condition_id
+                      JOIN experiment ON experiment.id = condition.experiment_id
+                      LEFT JOIN worker ON worker.id = job.worker_id
+             WHERE job.id = ?1"
+        ))
+        .bind(id.0)
+        .fetch_optional(&mut *self.tx)
+        .await
+        .map_err(reading("a job"))?;
+        let Some(job) = job else { return Ok(None) };
+
+        let attempts = sqlx::query_as(
+            "SELECT attempt.id, attempt.fence, worker.name AS worker, attempt.device, attempt.started_at, attempt.ended_at,
+                    attempt.outcome, attempt.class, attempt.message, attempt.counted,
+                    attempt.loading_s, attempt.sampling_s, attempt.scoring_s, attempt.uploading_s
+             FROM attempt JOIN worker ON worker.id = attempt.worker_id WHERE attempt.job_id = ?1 ORDER BY attempt.fence",
+        )
+        .bind(id.0)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(reading("a job's attempts"))?;
+
+        let results: Vec<(bool, String)> = sqlx::query_as("SELECT counted, body FROM result WHERE job_id = ?1")
+            .bind(id.0)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(reading("a job's result"))?;
+        let result = match results.iter().find(|(counted, _)| *counted) {
+            Some((_, body)) => Some(
+                serde_json::from_str(body)
+                    .map_err(|source| undecodable("body", source))
+                    .map_err(reading("a job's result"))?,
+            ),
+            None => None,
+        };
+        let superseded = results.iter().filter(|(counted, _)| !counted).count() as u64;
+
+        let spec: String = sqlx::query_scalar("SELECT spec FROM condition WHERE id = ?1")
+            .bind(job.condition.0)
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(reading("a condition's spec"))?;
+        let spec = serde_json::from_str(&spec)
+            .map_err(|source| undecodable("spec", source))
+            .map_err(reading("a condition's spec"))?;
+        Ok(Some(JobDetail { job, attempts, result, superseded, spec }))
+    }
+}
