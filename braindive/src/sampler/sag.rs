@@ -21,7 +21,7 @@ pub struct SelfAttentionGuidance {
     pub blurred: Tensor,
     pub degraded_latents: Tensor,
     pub degraded_pred: Tensor,
-    /// ε + s (ε − ε(degraded)), section 4.2.
+    /// ε + s (ε − ε(degraded))
     pub noise_pred: Tensor,
 }
 

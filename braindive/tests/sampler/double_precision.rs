@@ -27,22 +27,14 @@ fn a_double_precision_run_equals_the_references() {
 /// At t = 599 both have the same sinusoids, bit for bit.
 #[test]
 fn a_double_precision_step_equals_the_references_to_thirteen_digits() {
-    let case = Case::load("small_s5", DType::F64);
+    let mut case = Case::load("small_s5", DType::F64);
     let golden = golden_f64(&case);
+    case.parameters.prompt_embeds = golden["prompt_embeds"].clone();
     let of_step = |key: &str| golden[&format!("step.{key}")].get(2).unwrap();
     let level = NoiseLevel { timestep: 599, alpha_bar: case.diffusion.schedule.alpha_bar(599) };
     let latents = of_step("latents_in").unsqueeze(0).unwrap();
-    let Predicted { noise_pred, sag, guidance, .. } = predict(
-        &case.diffusion,
-        &case.encoder,
-        &case.target,
-        &latents,
-        &golden["prompt_embeds"],
-        level,
-        case.meta.gamma,
-        case.meta.sag_scale,
-    )
-    .unwrap();
+    let Predicted { noise_pred, sag, guidance, .. } =
+        predict(&case.diffusion, &case.encoder, &case.target, &case.parameters, &latents, level).unwrap();
     let (sag, guidance) = (sag.unwrap(), guidance.unwrap());
     let pairs = [
         ("noise_pred", &noise_pred),
@@ -63,24 +55,24 @@ fn a_double_precision_step_equals_the_references_to_thirteen_digits() {
 
 #[test]
 fn the_gradient_through_unet_decoder_and_encoder_equals_finite_differences() {
-    let case = Case::load("small_s5", DType::F64);
-    let prompt = case.parameters.prompt_embeds.to_dtype(DType::F64).unwrap();
-    let activation = |latents: &Tensor, level, gamma| {
-        let predicted = predict(&case.diffusion, &case.encoder, &case.target, latents, &prompt, level, gamma, 0.0);
+    let mut case = Case::load("small_s5", DType::F64);
+    case.parameters.sag_scale = 0.0;
+    let guidance = |latents: &Tensor, level| {
+        let predicted = predict(&case.diffusion, &case.encoder, &case.target, &case.parameters, latents, level);
         predicted.unwrap().guidance.unwrap()
     };
     for i in [0, 2, 4] {
         let timestep = case.diffusion.schedule.timesteps(case.meta.steps).unwrap()[i];
         let level = NoiseLevel { timestep, alpha_bar: case.diffusion.schedule.alpha_bar(timestep) };
         let latents = case.golden_step("latents_in", i).unsqueeze(0).unwrap().to_dtype(DType::F64).unwrap();
-        let gradient = activation(&latents, level, case.meta.gamma).grad_latents;
+        let gradient = guidance(&latents, level).grad_latents;
         // The latents of another step are as good a direction as a random one.
         let direction = case.golden_step("latents_in", (i + 1) % 5).unsqueeze(0).unwrap().to_dtype(DType::F64).unwrap();
         let exact = (&gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
         let step = 1e-6;
         let value = |sign: f64| {
             let moved = (&latents + (&direction * (sign * step)).unwrap()).unwrap();
-            case.meta.gamma * activation(&moved, level, case.meta.gamma).activation
+            case.meta.gamma * guidance(&moved, level).activation
         };
         let measured = (value(1.0) - value(-1.0)) / (2.0 * step);
         assert!((exact - measured).abs() < 1e-5 * measured.abs(), "step {i}: {exact} {measured}");

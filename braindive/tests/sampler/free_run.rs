@@ -80,3 +80,13 @@ fn brain_guidance_alone_follows_the_reference() {
 fn the_miniature_follows_the_reference() {
     assert_free_run("miniature");
 }
+
+#[test]
+fn a_run_is_bit_equal_on_any_number_of_threads() {
+    let case = Case::load("deep_s10", DType::F32);
+    let run = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.run());
+    let (one, three) = (run(1), run(3));
+    for (key, tensor) in &one {
+        assert_eq!(difference(tensor, &three[key]), 0.0, "{key}");
+    }
+}
