@@ -18,6 +18,7 @@ pub struct Head {
     bias: Tensor,
     linear: Linear,
     config: HeadConfig,
+    voxel_ijk: Option<Vec<[usize; 3]>>,
 }
 
 /// `config.json` beside the head; it may be missing.
@@ -36,7 +37,7 @@ impl Default for HeadConfig {
 }
 
 impl Head {
-    /// Reads `head.safetensors` (weight [N, K], bias [N]) and `config.json` beside it. `path` is
+    /// Reads `head.safetensors` (weight [N, K], bias [N], perhaps voxel_ijk [N, 3]) and `config.json` beside it. `path` is
     /// the file or its folder.
     ///
     /// # Errors
@@ -61,8 +62,9 @@ impl Head {
         for (region, rows) in &config.rois {
             check_voxels(region, rows, voxels)?;
         }
+        let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, voxels)).transpose()?;
         let linear = Linear::new(&weight, Some(&bias))?;
-        Ok(Self { path, weight, bias, linear, config })
+        Ok(Self { path, weight, bias, linear, config, voxel_ijk })
     }
 
     /// Predicted activation of every voxel. `features`: [batch, K], unit norm; returns [batch, N].
@@ -88,6 +90,11 @@ impl Head {
         &self.config.rois
     }
 
+    /// Where in the subject's functional volume each voxel lies, if the head says so.
+    pub fn voxel_ijk(&self) -> Option<&[[usize; 3]]> {
+        self.voxel_ijk.as_deref()
+    }
+
     /// [N, K]
     pub fn weight(&self) -> &Tensor {
         &self.weight
@@ -106,6 +113,17 @@ impl Head {
     pub(super) fn image_size(&self) -> Option<usize> {
         self.config.image_size
     }
+}
+
+fn read_voxel_ijk(weights: &Weights, voxels: usize) -> Result<Vec<[usize; 3]>> {
+    let found = weights.shape("voxel_ijk")?;
+    let (path, key) = (weights.path().to_owned(), "voxel_ijk".to_owned());
+    if found != [voxels, 3] {
+        return Err(Error::WrongShape { path, key, found, expected: vec![voxels, 3] });
+    }
+    let indices = weights.integers("voxel_ijk")?.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>();
+    let negative = |_| Error::WrongType { path, key, found: "a negative index".into(), expected: "indices from 0" };
+    Ok(indices.map_err(negative)?.as_chunks::<3>().0.to_vec())
 }
 
 /// A region must hold voxels, and only voxels of the head.

@@ -88,6 +88,28 @@ impl Weights {
         Ok(tensor?.to_device(&self.device)?)
     }
 
+    /// The integers of the tensor `name`, row by row.
+    ///
+    /// # Errors
+    /// No such tensor, or elements that are no integers; the error names file and key.
+    pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
+        let key = self.key(name);
+        let info = self.file.metadata.info(&key).ok_or_else(|| self.missing(name))?;
+        let (begin, end) = info.data_offsets;
+        let bytes = &self.file.map[self.file.start + begin..self.file.start + end];
+        match info.dtype {
+            Dtype::U8 => Ok(bytes.iter().map(|&b| i64::from(b)).collect()),
+            Dtype::I16 => Ok(decode(bytes, |b| i64::from(i16::from_le_bytes(b)))),
+            Dtype::I32 => Ok(decode(bytes, |b| i64::from(i32::from_le_bytes(b)))),
+            Dtype::U32 => Ok(decode(bytes, |b| i64::from(u32::from_le_bytes(b)))),
+            Dtype::I64 => Ok(decode(bytes, i64::from_le_bytes)),
+            other => {
+                let (path, found) = (self.file.path.clone(), format!("{other:?}"));
+                Err(Error::WrongType { path, key, found, expected: "U8, I16, I32, U32 or I64" })
+            }
+        }
+    }
+
     fn tensor<const N: usize>(
         &self,
         bytes: &[u8],
@@ -143,6 +165,10 @@ impl Weights {
         let nearest = self.file.metadata.offset_keys().into_iter().max_by_key(|other| shared(other));
         Error::MissingTensor { path: self.file.path.clone(), key, nearest }
     }
+}
+
+fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+    bytes.as_chunks::<N>().0.iter().map(|&word| value(word)).collect()
 }
 
 /// Tells a file that ends too early from one that was never safetensors.
@@ -214,6 +240,7 @@ mod tests {
         assert!(missing.contains("nearest name is `block.weight`"), "{missing}");
         let shape = weights.get(&[4], "weight").unwrap_err().to_string();
         assert!(shape.contains("`block.weight`") && shape.contains("[2, 2], expected [4]"), "{shape}");
+        assert_eq!(weights.integers("ids").unwrap(), [1]);
         let kind = weights.get(&[1], "ids").unwrap_err().to_string();
         assert!(kind.contains("`block.ids`") && kind.contains("U32"), "{kind}");
     }
