@@ -1,4 +1,4 @@
-//! A subject's voxel head: unit-norm image features → predicted activation of every voxel (Luo et al. 2023, section 3.1).
+//! A subject's voxel head: unit-norm image features → predicted activation of every voxel (Luo et al. 2023, section 3.2).
 
 use crate::error::{Error, Result};
 use crate::layers::Linear;

@@ -76,6 +76,15 @@ struct Geometry {
     mask_stride: usize,
 }
 
+/// Some queries of one head of one batch item.
+#[derive(Clone, Copy)]
+struct Queries {
+    batch: usize,
+    head: usize,
+    first: usize,
+    rows: usize,
+}
+
 impl Geometry {
     /// The head of one batch item in a tensor [batch, n, width], from row `first`.
     fn head<'a, T>(
@@ -95,19 +104,9 @@ impl Geometry {
         4 * self.batch * self.queries * self.keys * self.width
     }
 
-    /// Writes softmax(q kᵀ/√d + mask) of queries `first..first + rows` into `output` [rows, keys].
-    #[allow(clippy::too_many_arguments)]
-    fn softmax<T: Element>(
-        &self,
-        output: &mut [T],
-        q: &[T],
-        k: &[T],
-        mask: Option<&[T]>,
-        batch: usize,
-        head: usize,
-        first: usize,
-        rows: usize,
-    ) {
+    /// Writes the probabilities softmax(q kᵀ/√d + mask) of `queries` into `output` [rows, keys].
+    fn softmax<T: Element>(&self, output: &mut [T], q: &[T], k: &[T], mask: Option<&[T]>, queries: Queries) {
+        let Queries { batch, head, first, rows } = queries;
         let queries = self.head(q, self.queries, batch, head, first, rows);
         let keys = self.head(k, self.keys, batch, head, 0, self.keys);
         multiply(output, self.keys, false, queries, keys.transposed());
@@ -147,7 +146,7 @@ impl Kernel for Attention {
                 let rows = y.len() / g.width;
                 let mut p = vec![T::zero(); rows * g.keys];
                 for head in 0..self.heads {
-                    g.softmax(&mut p, q.data, k.data, mask, batch, head, first, rows);
+                    g.softmax(&mut p, q.data, k.data, mask, Queries { batch, head, first, rows });
                     let values = g.head(v.data, g.keys, batch, head, 0, g.keys);
                     let p = Matrix::new(&p, rows, g.keys, g.keys);
                     multiply(&mut y[head * g.size..], g.width, false, p, values);
@@ -210,7 +209,7 @@ impl Kernel for InputGradient {
             for first in (0..n).step_by(block) {
                 let rows = block.min(n - first);
                 let (p, ds) = (&mut p[..rows * m], &mut ds[..rows * m]);
-                g.softmax(p, q, k, mask, 0, head, first, rows);
+                g.softmax(p, q, k, mask, Queries { batch: 0, head, first, rows });
                 let (grad, y) = (g.head(grad, n, 0, head, first, rows), g.head(y, n, 0, head, first, rows));
                 multiply(ds, m, false, grad, g.head(v, m, 0, head, 0, m).transposed());
                 for (i, (ds, p)) in ds.chunks_exact_mut(m).zip(p.chunks_exact(m)).enumerate() {
@@ -255,7 +254,8 @@ impl Kernel for Probabilities {
         let mut p = vec![T::zero(); shape.elem_count()];
         with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
             for_each_chunk(&mut p, g.queries * g.keys, g.work(), |i, p| {
-                g.softmax(p, q.data, k.data, mask, i / heads, i % heads, 0, g.queries);
+                let queries = Queries { batch: i / heads, head: i % heads, first: 0, rows: g.queries };
+                g.softmax(p, q.data, k.data, mask, queries);
             });
         })?;
         Ok((p, shape))

@@ -22,7 +22,7 @@ pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor
 }
 
 /// Gaussian blur of 9×9 taps, σ = 1, reflected borders; [batch, channels, height, width], no gradient.
-/// Self-attention guidance degrades images with it (Hong et al. 2023, section 4.3).
+/// Self-attention guidance degrades images with it (Hong et al. 2023).
 ///
 /// # Errors
 /// A side is shorter than 5 pixels, which cannot be reflected.

@@ -1,4 +1,4 @@
-//! Brain guidance (Luo et al. 2023, section 3.2): the gradient of predicted activation with respect to the latents, through
+//! Brain guidance (Luo et al. 2023, section 3.3): the gradient of predicted activation with respect to the latents, through
 //! encoder, decoder and noise predictor.
 
 use super::Diffusion;
@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor, Var, bail};
 pub struct BrainGuidance {
     /// x̂₀, the Euler estimate of the data: [1, 4, h, w].
     pub pred_x0: Tensor,
-    /// z' = √(1−ᾱ)·x̂₀ + (1−√(1−ᾱ))·x: [1, 4, h, w].
+    /// x′ = √(1−ᾱ)·x̂₀ + (1−√(1−ᾱ))·x: [1, 4, h, w].
     pub blended: Tensor,
     /// The decoder's output before it is brought to 0..1: [1, 3, H, W].
     pub decoded_raw: Tensor,

@@ -1,4 +1,4 @@
-//! Guided sampling (Luo et al. 2023, section 3.2): schedule, solver, self-attention guidance, brain guidance, noise.
+//! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
 pub mod dpm_solver;
 pub mod guidance;
@@ -131,19 +131,18 @@ pub fn sample(
     parameters: &Parameters,
     mut observer: impl FnMut(&Step<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<Sample> {
-    let Parameters { steps, gamma, sag_scale, final_sigma, .. } = *parameters;
     check(diffusion, parameters)?;
+    let Parameters { steps, final_sigma, .. } = *parameters;
     let timesteps = diffusion.schedule.timesteps(steps)?;
     let mut solver = DpmSolver::new(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma);
-    let prompt_embeds = parameters.prompt_embeds.to_dtype(diffusion.dtype)?;
     let mut latents = parameters.initial_latents.to_dtype(diffusion.dtype)?;
     for (index, &timestep) in timesteps.iter().enumerate() {
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
         let Predicted { noise_pred, attention, sag, guidance } =
-            predict(diffusion, encoder, target, &latents, &prompt_embeds, level, gamma, sag_scale)?;
+            predict(diffusion, encoder, target, parameters, &latents, level)?;
         let mut noise_pred_final = sag.as_ref().map_or(&noise_pred, |sag| &sag.noise_pred).clone();
         if let Some(guidance) = &guidance {
-            // Eq. 3 of the paper, with z' and the gradient as its authors' code takes them.
+            // ε′ = ε − √(1−ᾱ)·∇(γ·activation), section 3.3 of the paper.
             noise_pred_final = (noise_pred_final - (&guidance.grad_latents * level.sigma())?)?;
         }
         let solved = solver.step(index, &noise_pred_final, &latents)?;
@@ -183,21 +182,20 @@ pub struct Predicted {
     pub guidance: Option<BrainGuidance>,
 }
 
-/// One forward pass, brain guidance unless `gamma` is 0, self-attention guidance unless `sag_scale` is 0.
+/// One forward pass, brain guidance unless γ is 0, self-attention guidance unless its scale is 0.
 ///
 /// # Errors
 /// The shapes do not fit together.
-#[allow(clippy::too_many_arguments)]
 pub fn predict(
     diffusion: &Diffusion,
     encoder: &Encoder,
     target: &Target,
+    parameters: &Parameters,
     latents: &Tensor,
-    prompt_embeds: &Tensor,
     level: NoiseLevel,
-    gamma: f64,
-    sag_scale: f64,
 ) -> candle_core::Result<Predicted> {
+    let Parameters { gamma, sag_scale, .. } = *parameters;
+    let prompt_embeds = &parameters.prompt_embeds.to_dtype(diffusion.dtype)?;
     let forward = |latents: &Tensor| {
         if sag_scale == 0.0 {
             return Ok((diffusion.unet.forward(latents, level.timestep, prompt_embeds)?, None));

@@ -4,7 +4,7 @@ use super::Diffusion;
 use super::schedule::NoiseLevel;
 use crate::layers::gaussian_blur;
 use crate::models::unet::MidAttention;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// Keys that get more than this much attention, summed over queries and averaged over heads, are blurred: the mean is 1.
 const THRESHOLD: f64 = 1.0;
@@ -21,7 +21,7 @@ pub struct SelfAttentionGuidance {
     pub blurred: Tensor,
     pub degraded_latents: Tensor,
     pub degraded_pred: Tensor,
-    /// ε + s (ε − ε(degraded)), section 4.2.
+    /// ε + s (ε − ε(degraded))
     pub noise_pred: Tensor,
 }
 
@@ -49,14 +49,4 @@ pub fn self_attention_guidance(
     let degraded_pred = diffusion.unet.forward(&degraded_latents, level.timestep, prompt_embeds)?;
     let noise_pred = (noise_pred + ((noise_pred - &degraded_pred)? * scale)?)?;
     Ok(SelfAttentionGuidance { attn_colsum, mask, pred_x0, blurred, degraded_latents, degraded_pred, noise_pred })
-}
-
-impl SelfAttentionGuidance {
-    /// The share of the map that is blurred.
-    ///
-    /// # Errors
-    /// The mask cannot be read.
-    pub fn blurred_share(&self) -> Result<f64> {
-        self.mask.to_dtype(DType::F64)?.mean_all()?.to_scalar()
-    }
 }

@@ -23,11 +23,6 @@ fn an_observer_stops_the_run_between_steps() {
 #[test]
 fn latents_that_are_not_finite_end_the_run_with_the_step() {
     let mut case = Case::load("small_s5", DType::F32);
-    case.parameters.gamma = 1e38;
-    let error =
-        sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| Ok(ControlFlow::Continue(())));
-    assert!(matches!(error, Err(Error::NonFinite { .. })), "{error:?}");
-    case.parameters.gamma = 130.0;
     case.parameters.initial_latents = (case.parameters.initial_latents * f64::NAN).unwrap();
     let error =
         sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| Ok(ControlFlow::Continue(())));

@@ -18,17 +18,8 @@ fn assert_every_step(name: &str) {
         };
         let level = NoiseLevel { timestep, alpha_bar: alpha_bars[i] };
         let latents = case.golden_step("latents_in", i).unsqueeze(0).unwrap();
-        let Predicted { noise_pred, sag, guidance, .. } = predict(
-            &case.diffusion,
-            &case.encoder,
-            &case.target,
-            &latents,
-            &parameters.prompt_embeds,
-            level,
-            parameters.gamma,
-            parameters.sag_scale,
-        )
-        .unwrap();
+        let Predicted { noise_pred, sag, guidance, .. } =
+            predict(&case.diffusion, &case.encoder, &case.target, parameters, &latents, level).unwrap();
         close("noise_pred", &noise_pred, 2e-5);
         if let Some(sag) = sag {
             close("attn_colsum", &sag.attn_colsum, 2e-5);

@@ -13,6 +13,20 @@ pub struct BlockShape {
     pub transformer: TransformerShape,
 }
 
+/// What one level is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Level {
+    /// Channels that come in, and go out.
+    pub inputs: usize,
+    pub outputs: usize,
+    pub layers: usize,
+    /// Attention heads; `None` for a level without attention.
+    pub heads: Option<usize>,
+    /// Whether a down or up block changes the size behind its layers.
+    pub resample: bool,
+    pub shape: BlockShape,
+}
+
 /// What every level is conditioned on.
 #[derive(Debug, Clone, Copy)]
 pub struct Condition<'a> {
@@ -30,15 +44,10 @@ struct Layer {
 }
 
 impl Layer {
-    /// `heads`: `None` for a level without attention.
-    fn load(
-        i: usize,
-        inputs: usize,
-        outputs: usize,
-        heads: Option<usize>,
-        shape: BlockShape,
-        weights: &Weights,
-    ) -> error::Result<Self> {
+    /// The `i`-th layer of a level; `skipped` channels come on top of its input.
+    fn load(i: usize, level: Level, skipped: usize, weights: &Weights) -> error::Result<Self> {
+        let Level { inputs, outputs, heads, shape, .. } = level;
+        let inputs = if i == 0 { inputs } else { outputs } + skipped;
         let attentions = weights.at("attentions");
         Ok(Self {
             resnet: ResnetBlock::load(inputs, outputs, shape.resnet, &weights.at("resnets").at(i))?,
@@ -65,27 +74,16 @@ pub struct DownBlock {
 }
 
 impl DownBlock {
-    /// Reads a level of `layers` layers from `inputs` to `outputs` channels and pushes onto `skips` the channels that it
-    /// leaves for the up blocks.
+    /// Reads a level and pushes onto `skips` the channels that it leaves for the up blocks.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    #[allow(clippy::too_many_arguments)]
-    pub fn load(
-        inputs: usize,
-        outputs: usize,
-        layers: usize,
-        heads: Option<usize>,
-        downsample: bool,
-        skips: &mut Vec<usize>,
-        shape: BlockShape,
-        weights: &Weights,
-    ) -> error::Result<Self> {
-        let layer = |i| Layer::load(i, if i == 0 { inputs } else { outputs }, outputs, heads, shape, weights);
-        skips.extend(std::iter::repeat_n(outputs, layers + usize::from(downsample)));
+    pub fn load(level: Level, skips: &mut Vec<usize>, weights: &Weights) -> error::Result<Self> {
+        let Level { outputs, layers, resample, .. } = level;
+        skips.extend(std::iter::repeat_n(outputs, layers + usize::from(resample)));
         Ok(Self {
-            layers: (0..layers).map(layer).collect::<error::Result<_>>()?,
-            downsampler: downsample.then(|| Downsample::load(outputs, &weights.at("downsamplers.0"))).transpose()?,
+            layers: (0..layers).map(|i| Layer::load(i, level, 0, weights)).collect::<error::Result<_>>()?,
+            downsampler: resample.then(|| Downsample::load(outputs, &weights.at("downsamplers.0"))).transpose()?,
         })
     }
 
@@ -153,28 +151,18 @@ pub struct UpBlock {
 }
 
 impl UpBlock {
-    /// Reads a level of `layers` layers, each of which also takes the last of `skips`.
+    /// Reads a level, each layer of which also takes the last of `skips`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    #[allow(clippy::too_many_arguments)]
-    pub fn load(
-        inputs: usize,
-        outputs: usize,
-        layers: usize,
-        heads: Option<usize>,
-        upsample: bool,
-        skips: &mut Vec<usize>,
-        shape: BlockShape,
-        weights: &Weights,
-    ) -> error::Result<Self> {
-        let mut layer = |i| {
-            let inputs = if i == 0 { inputs } else { outputs };
-            Layer::load(i, inputs + skips.pop().unwrap_or_default(), outputs, heads, shape, weights)
-        };
+    pub fn load(level: Level, skips: &mut Vec<usize>, weights: &Weights) -> error::Result<Self> {
+        let mut layer = |i| Layer::load(i, level, skips.pop().unwrap_or_default(), weights);
         Ok(Self {
-            layers: (0..layers).map(&mut layer).collect::<error::Result<_>>()?,
-            upsampler: upsample.then(|| Upsample::load(outputs, &weights.at("upsamplers.0"))).transpose()?,
+            layers: (0..level.layers).map(&mut layer).collect::<error::Result<_>>()?,
+            upsampler: level
+                .resample
+                .then(|| Upsample::load(level.outputs, &weights.at("upsamplers.0")))
+                .transpose()?,
         })
     }
 

@@ -14,7 +14,7 @@ use super::resnet::ResnetShape;
 use crate::error;
 use crate::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
-use blocks::{BlockShape, Condition, DownBlock, MidBlock, UpBlock};
+use blocks::{BlockShape, Condition, DownBlock, Level, MidBlock, UpBlock};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::path::Path;
 use time_embedding::TimeEmbedding;
@@ -70,20 +70,20 @@ impl UNet {
         let mut inputs = first;
         let mut down_blocks = Vec::with_capacity(levels);
         for (i, kind) in config.down_block_types.iter().enumerate() {
-            let (layers, weights) = (config.layers_per_block, weights.at("down_blocks").at(i));
-            let (heads, last) = (heads(i, kind), i + 1 == levels);
-            down_blocks.push(DownBlock::load(inputs, channels[i], layers, heads, !last, &mut skips, shape, &weights)?);
-            inputs = channels[i];
+            let (outputs, layers, resample) = (channels[i], config.layers_per_block, i + 1 < levels);
+            let level = Level { inputs, outputs, layers, heads: heads(i, kind), resample, shape };
+            down_blocks.push(DownBlock::load(level, &mut skips, &weights.at("down_blocks").at(i))?);
+            inputs = outputs;
         }
         let mid_block =
             MidBlock::load(deepest, config.attention_head_dim[levels - 1], shape, &weights.at("mid_block"))?;
         let mut up_blocks = Vec::with_capacity(levels);
         for (i, kind) in config.up_block_types.iter().enumerate() {
-            let (layers, weights) = (config.layers_per_block + 1, weights.at("up_blocks").at(i));
-            let (level, last) = (levels - 1 - i, i + 1 == levels);
-            let heads = heads(level, kind);
-            up_blocks.push(UpBlock::load(inputs, channels[level], layers, heads, !last, &mut skips, shape, &weights)?);
-            inputs = channels[level];
+            let mirrored = levels - 1 - i;
+            let (outputs, layers, resample) = (channels[mirrored], config.layers_per_block + 1, i + 1 < levels);
+            let level = Level { inputs, outputs, layers, heads: heads(mirrored, kind), resample, shape };
+            up_blocks.push(UpBlock::load(level, &mut skips, &weights.at("up_blocks").at(i))?);
+            inputs = outputs;
         }
         Ok(Self {
             time_embedding: TimeEmbedding::load(&config, &weights.at("time_embedding"))?,
