@@ -1,7 +1,9 @@
 //! The folder store of images, by content: a file is named by its sha256 and never changes.
 //!
 //! An upload goes to a temporary file in the store, is checked, synced, renamed, and its folder synced, so that a name that
-//! exists always has the whole content, whatever loses power when.
+//! exists always has the whole content, whatever loses power when. A sync that fails counts as a write that failed: that is
+//! where network file systems say that they are full. (The folder backend of the crate `object_store` syncs too, but leaves
+//! its temporary file behind in that case.)
 
 use axum::body::Bytes;
 use protocol::ids::Digest;

@@ -196,3 +196,36 @@ async fn the_program_says_in_one_line_what_is_wrong() {
     assert!(message.contains(&running.url) && message.contains(&std::process::id().to_string()), "{message}");
     running.stop().await.unwrap();
 }
+
+/// Runs a command to its end: exit code, standard output, standard error.
+async fn command(db: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_coordinator")).args(arguments).arg("--db").arg(db).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn cancel_and_retry_tell_people_and_programs_what_changed() {
+    let folder = tempdir().unwrap();
+    let db = folder.path().join("queue.db");
+    let access = Access::open(&db).await.unwrap();
+    access.submit(&plan("words", 1, 2)).await.unwrap();
+    access.close().await;
+
+    let (code, out, _) = command(&db, &["cancel", "1", "--json"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "{\"jobs\":1,\"unchanged\":[]}\n"));
+    let (code, out, _) = command(&db, &["cancel", "1", "2"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "job 1 is cancelled: left as it is\n1 job cancelled\n"));
+    let (code, out, _) = command(&db, &["retry", "1", "2"]).await;
+    assert_eq!((code, out.as_str()), (Some(0), "2 jobs ready again\n"));
+    let (code, out, error) = command(&db, &["cancel", "1", "99"]).await;
+    assert_eq!((code, out.as_str(), error.as_str()), (Some(1), "", "error: cancelling: there is no job 99\n"));
+    for bad_input in [&["cancel"][..], &["cancel", "one"], &["retry", "1", "--failed"], &["cancel", "--condition", "1"]]
+    {
+        assert_eq!(command(&db, bad_input).await.0, Some(2), "{bad_input:?}");
+    }
+    let (code, _, error) = command(&folder.path().join("other.db"), &["retry", "--failed"]).await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("other.db") && !folder.path().join("other.db").exists(), "{error}");
+}

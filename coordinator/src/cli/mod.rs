@@ -11,7 +11,9 @@ pub mod submit;
 mod table;
 pub mod workers;
 
+use crate::queue::request::Changed;
 use clap::Parser;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -77,14 +79,15 @@ pub struct Database {
 }
 
 /// Prints what changed, for people or as JSON.
-fn print_changed(verb: &str, changed: &crate::queue::request::Changed, json: bool) -> anyhow::Result<()> {
+fn print_changed(verb: &str, changed: &Changed, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(changed)?);
+        writeln!(out, "{}", serde_json::to_string(changed)?)?;
         return Ok(());
     }
     for (job, state) in &changed.unchanged {
-        println!("job {job} is {state}: left as it is");
+        writeln!(out, "job {job} is {state}: left as it is")?;
     }
-    println!("{} job{} {verb}", changed.jobs, if changed.jobs == 1 { "" } else { "s" });
+    writeln!(out, "{} job{} {verb}", changed.jobs, if changed.jobs == 1 { "" } else { "s" })?;
     Ok(())
 }

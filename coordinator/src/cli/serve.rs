@@ -55,9 +55,8 @@ impl Args {
             },
         })
         .await?;
-        println!("dashboard {}", running.url);
-        println!("workers   worker --endpoint {}", running.endpoint.display());
-        io::stdout().flush()?;
+        writeln!(io::stdout(), "dashboard {}", running.url)?;
+        writeln!(io::stdout(), "workers   worker --endpoint {}", running.endpoint.display())?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -1,6 +1,6 @@
 //! The job table: state machine, policy, the one writer, read-only views.
 //!
-//! [`state`] and [`policy`] decide, [`store`] writes what they decided, [`writer`] lets one task do all the writing and
+//! [`state`] and [`policy`] decide, `store` writes what they decided, [`writer`] lets one task do all the writing and
 //! answers after the commit. [`access`] is the way in for commands that may meet a running coordinator.
 
 pub mod access;

@@ -79,6 +79,16 @@ fn a_retried_job_gets_its_attempts_anew() {
 }
 
 #[test]
+fn an_event_that_moves_many_jobs_at_once_has_one_target() {
+    let bulk =
+        [(EventKind::Cancel, State::Cancelled), (EventKind::Retry, State::Ready), (EventKind::Block, State::Blocked)];
+    for (event, target) in bulk {
+        assert!(TRANSITIONS.iter().filter(|row| row.event == event).all(|row| row.to == target), "{event:?}");
+        assert!(sources(event).count() > 0);
+    }
+}
+
+#[test]
 fn states_read_back_from_their_names() {
     for state in State::ALL {
         assert_eq!(state.as_str().parse(), Ok(state));

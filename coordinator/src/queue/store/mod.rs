@@ -1,4 +1,5 @@
-//! Every write to the job table, on one connection. A state changes only by [`state::apply`] or to where the table says.
+//! Every write to the job table, on one connection. A state changes only by [`apply`](crate::queue::state::apply), or, many
+//! jobs at once, from the [`sources`](crate::queue::state::sources) that the table of transitions has for the event.
 //!
 //! [`submit`] adds jobs, [`lease`] hands them out and keeps them, [`close`] ends attempts, [`operate`] does what people ask.
 
