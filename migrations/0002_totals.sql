@@ -39,3 +39,8 @@ END;
 
 -- The newest images of one condition.
 CREATE INDEX result_newest_of_condition ON result (condition_id, created_at DESC) WHERE counted = 1;
+
+-- What tables of scores ask of a condition's spec, so that nobody parses a spec with its thousands of voxels for it.
+CREATE INDEX condition_science ON condition (
+    experiment_id, json_extract(spec, '$.prefers'), json_extract(spec, '$.sampling.gamma'), json_extract(spec, '$.probes')
+);

@@ -101,7 +101,6 @@ impl IntoResponse for Page {
 async fn open(state: &State) -> Result<(Snapshot, Frame), ViewError> {
     let version = *state.changes.borrow();
     let mut snapshot = Snapshot::take(&state.reader).await?;
-    let failed = snapshot.experiments().await?.iter().map(|experiment| experiment.counts.failed).sum();
-    let frame = Frame { version, now: snapshot.now(), failed };
+    let frame = Frame { version, now: snapshot.now(), failed: snapshot.failed_jobs().await? };
     Ok((snapshot, frame))
 }

@@ -2,6 +2,7 @@
 
 use super::{Snapshot, State, ViewError, parse, reading, undecodable};
 use protocol::ids::{ConditionId, ExperimentId};
+use protocol::job::ProbeClass;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};
@@ -189,12 +190,13 @@ pub struct Science {
 
 impl FromRow<'_, SqliteRow> for Science {
     fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let classes: &str = row.try_get("classes")?;
+        let probes: Vec<ProbeClass> =
+            serde_json::from_str(row.try_get("probes")?).map_err(|source| undecodable("probes", source))?;
         Ok(Self {
             condition: ConditionId(row.try_get("id")?),
             prefers: row.try_get("prefers")?,
             gamma: row.try_get("gamma")?,
-            classes: serde_json::from_str(classes).map_err(|source| undecodable("classes", source))?,
+            classes: probes.into_iter().map(|class| class.name).collect(),
         })
     }
 }
@@ -324,9 +326,8 @@ impl Snapshot {
     pub async fn science(&mut self, experiment: ExperimentId) -> Result<Vec<Science>, ViewError> {
         sqlx::query_as(
             "SELECT id, json_extract(spec, '$.prefers') AS prefers,
-                    CAST(json_extract(spec, '$.sampling.gamma') AS REAL) AS gamma,
-                    (SELECT json_group_array(json_extract(value, '$.name')) FROM json_each(spec, '$.probes')) AS classes
-             FROM condition WHERE experiment_id = ?1 ORDER BY id",
+                    CAST(json_extract(spec, '$.sampling.gamma') AS REAL) AS gamma, json_extract(spec, '$.probes') AS probes
+             FROM condition INDEXED BY condition_science WHERE experiment_id = ?1 ORDER BY id",
         )
         .bind(experiment.0)
         .fetch_all(&mut *self.tx)

@@ -40,6 +40,14 @@ impl FromRow<'_, SqliteRow> for FailureGroup {
 }
 
 impl Snapshot {
+    /// Jobs that failed for good, in all experiments.
+    pub async fn failed_jobs(&mut self) -> Result<u64, ViewError> {
+        sqlx::query_scalar("SELECT coalesce(sum(jobs), 0) FROM counter WHERE state = 'failed'")
+            .fetch_one(&mut *self.tx)
+            .await
+            .map_err(reading("the number of failed jobs"))
+    }
+
     /// Failed attempts by (class, message), the group that failed last first.
     pub async fn failures(&mut self) -> Result<Vec<FailureGroup>, ViewError> {
         // SQLite takes bare columns from the row of the only max().
