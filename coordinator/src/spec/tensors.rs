@@ -19,7 +19,7 @@ pub enum TensorsError {
     LfsPointer,
     #[error("is not a safetensors file: {0}")]
     Malformed(String),
-    #[error("is cut short: it has {found} bytes, its header promises {promised}")]
+    #[error("is truncated: it has {found} bytes, its header promises {promised}")]
     Truncated { found: u64, promised: u64 },
 }
 

@@ -137,7 +137,7 @@ x.yaml:4:14: `diffusion`: files are missing
    = {root}/sd/tokenizer/merges.txt
    = {root}/sd/vae/diffusion_pytorch_model.safetensors
 
-x.yaml:4:14: `diffusion`: unet/diffusion_pytorch_model.safetensors is cut short: it has {} bytes, its header promises {}
+x.yaml:4:14: `diffusion`: unet/diffusion_pytorch_model.safetensors is truncated: it has {} bytes, its header promises {}
  4 |   diffusion: ../miniature/bundle/sd
    |              ^^^^^^^^^^^^^^^^^^^^^^
    = in {root}/sd

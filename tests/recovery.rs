@@ -1,0 +1,136 @@
+//! Killed and frozen processes: every job is done exactly once, with the result of an undisturbed run.
+
+use end_to_end::table::Table;
+use end_to_end::{Campaign, repository, wait_for};
+use rustix::process::Signal;
+use std::path::Path;
+
+/// Two regions, guided, a handful of seeds, few steps: seconds on two cores.
+fn experiment(seeds: u32, steps: u32) -> String {
+    let bundle = repository().join("miniature/bundle");
+    let bundle = bundle.display();
+    format!(
+        "name: recovery\ndescription: a small grid\nkind: sample\n\
+         models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
+         grid:\n  subject: sim01\n  region: [face, text]\n  seed: {{ start: 0, count: {seeds} }}\n\
+         sampling: {{ preset: default, steps: {steps}, gamma: 14, size: 32 }}\n"
+    )
+}
+
+fn submit(campaign: &Campaign, text: &str) {
+    let file = campaign.write("experiment.yaml", text);
+    let output = campaign.run(&["submit", file.to_str().expect("a readable path")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn wait_until_done(table: &Table, jobs: i64) {
+    wait_for("every job to be done", || {
+        assert_eq!(table.number("SELECT count(*) FROM job WHERE state IN ('failed', 'cancelled')"), 0);
+        (table.number("SELECT count(*) FROM job WHERE state = 'done'") == jobs).then_some(())
+    });
+}
+
+fn images(store: &Path) -> Vec<Vec<u8>> {
+    let mut images = Vec::new();
+    let mut folders = vec![store.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the store can be read") {
+            let path = entry.expect("the store can be listed").path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                images.push(std::fs::read(path).expect("an image can be read"))
+            }
+        }
+    }
+    images.sort();
+    images
+}
+
+/// What one worker computes when nothing goes wrong.
+fn undisturbed(text: &str, jobs: i64) -> (Vec<end_to_end::table::Counted>, Vec<Vec<u8>>) {
+    let campaign = Campaign::new();
+    submit(&campaign, text);
+    let mut coordinator = campaign.serve(&[]);
+    let mut worker = campaign.worker("calm");
+    let table = Table::open(&campaign.database());
+    wait_until_done(&table, jobs);
+    worker.terminate();
+    assert_eq!(worker.wait(), 0, "{}", worker.log());
+    coordinator.terminate();
+    assert_eq!(coordinator.wait(), 0, "{}", coordinator.log());
+    assert!(!campaign.endpoint().exists(), "a clean stop removes the endpoint file");
+    (table.counted(), images(&campaign.store))
+}
+
+#[test]
+fn a_worker_killed_while_sampling_changes_nothing_but_the_time() {
+    let text = experiment(4, 12);
+    let jobs = 8;
+    let (expected, expected_images) = undisturbed(&text, jobs);
+
+    let campaign = Campaign::new();
+    submit(&campaign, &text);
+    let _coordinator = campaign.serve(&["--lease-ms", "1500", "--heartbeat-ms", "200"]);
+    let mut victim = campaign.worker("victim");
+    let table = Table::open(&campaign.database());
+    wait_for("the victim to be in the middle of a job", || {
+        let sampling = "SELECT count(*) FROM job WHERE state = 'running' AND step BETWEEN 1 AND steps - 1";
+        (table.number(sampling) > 0).then_some(())
+    });
+    let _other = campaign.worker("other");
+    victim.kill();
+    wait_until_done(&table, jobs);
+
+    table.assert_sound();
+    assert_eq!(table.number("SELECT count(*) FROM attempt WHERE class = 'lost'"), 1, "one attempt was lost");
+    assert_eq!(table.number("SELECT count(*) FROM attempt"), jobs + 1, "and only that job was tried again");
+    assert_eq!(table.counted(), expected);
+    assert_eq!(images(&campaign.store), expected_images, "byte for byte");
+}
+
+#[test]
+fn a_frozen_worker_that_comes_back_late_is_superseded() {
+    let campaign = Campaign::new();
+    submit(&campaign, &experiment(1, 40));
+    let _coordinator = campaign.serve(&["--lease-ms", "1000", "--heartbeat-ms", "200"]);
+    let frozen = campaign.worker("frozen");
+    let table = Table::open(&campaign.database());
+    wait_for("the worker to be in the middle of a job", || {
+        (table.number("SELECT count(*) FROM job WHERE state = 'running' AND step >= 1") > 0).then_some(())
+    });
+    frozen.signal(Signal::STOP);
+    let _other = campaign.worker("other");
+    wait_until_done(&table, 2);
+    frozen.signal(Signal::CONT);
+    // It learns from its next heartbeat that the job is not its own any more, or delivers late; either way nothing changes.
+    wait_for("the thawed worker to notice", || {
+        let log = frozen.log();
+        (log.contains("no longer ours") || log.contains("dropped") || log.contains("came too late")).then_some(())
+    });
+    table.assert_sound();
+    assert_eq!(table.number("SELECT count(*) FROM result WHERE counted = 1"), 2);
+}
+
+#[test]
+fn a_coordinator_killed_with_nine_loses_nothing() {
+    let text = experiment(3, 12);
+    let campaign = Campaign::new();
+    submit(&campaign, &text);
+    let mut coordinator = campaign.serve(&[]);
+    let address = campaign.url().trim_start_matches("http://").to_owned();
+    let mut worker = campaign.worker("patient");
+    let table = Table::open(&campaign.database());
+    wait_for("the first result", || (table.number("SELECT count(*) FROM job WHERE state = 'done'") > 0).then_some(()));
+    coordinator.kill();
+    let done = table.number("SELECT count(*) FROM job WHERE state = 'done'");
+    assert!(worker.is_running(), "the worker survives");
+
+    let _coordinator = campaign.serve_on(&address, &[]);
+    wait_until_done(&table, 6);
+    assert!(done >= 1);
+    table.assert_sound();
+    assert_eq!(table.number("SELECT count(*) FROM attempt WHERE outcome = 'done'"), 6);
+    worker.terminate();
+    assert_eq!(worker.wait(), 0, "{}", worker.log());
+}

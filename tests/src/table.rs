@@ -1,0 +1,83 @@
+//! Looking into the job table from outside, read-only, as a suspicious user would.
+
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use std::path::Path;
+
+/// A read-only view of the database file.
+#[derive(Debug)]
+pub struct Table {
+    runtime: tokio::runtime::Runtime,
+    pool: SqlitePool,
+}
+
+/// A counted result: which job, and what must be the same however often it is computed.
+#[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
+pub struct Counted {
+    pub subject: String,
+    pub region: String,
+    pub axes: String,
+    pub seed: i64,
+    pub image_sha256: String,
+    pub activation: f64,
+    pub probe_class: String,
+    pub similarity: String,
+}
+
+impl Table {
+    pub fn open(database: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+        let options = SqliteConnectOptions::new().filename(database).read_only(true);
+        let pool = runtime
+            .block_on(SqlitePoolOptions::new().max_connections(1).connect_with(options))
+            .expect("the database opens");
+        Self { runtime, pool }
+    }
+
+    /// The one number that a query gives.
+    pub fn number(&self, query: &'static str) -> i64 {
+        self.runtime.block_on(sqlx::query_scalar(query).fetch_one(&self.pool)).expect("the query runs")
+    }
+
+    /// All counted results, in an order that does not depend on who computed them when.
+    pub fn counted(&self) -> Vec<Counted> {
+        let query = "SELECT c.subject, c.region, c.axes, j.seed, r.image_sha256, r.activation, r.probe_class,
+                            json_extract(r.body, '$.probe.similarity') AS similarity
+                     FROM result r JOIN job j ON j.id = r.job_id JOIN condition c ON c.id = j.condition_id
+                     WHERE r.counted = 1 ORDER BY c.subject, c.region, c.axes, j.seed";
+        self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs")
+    }
+
+    /// Asserts what must hold of every database at every moment.
+    pub fn assert_sound(&self) {
+        let none = [
+            (
+                "jobs done without exactly one counted result",
+                "SELECT count(*) FROM job j WHERE (state = 'done') <> (SELECT count(*) FROM result r WHERE r.job_id = j.id AND r.counted = 1)",
+            ),
+            (
+                "counters that differ from a recount",
+                "SELECT count(*) FROM (
+                SELECT condition_id, state, jobs FROM counter WHERE jobs > 0
+                EXCEPT SELECT condition_id, state, count(*) FROM job GROUP BY condition_id, state)",
+            ),
+            (
+                "recounts that no counter holds",
+                "SELECT count(*) FROM (
+                SELECT condition_id, state, count(*) FROM job GROUP BY condition_id, state
+                EXCEPT SELECT condition_id, state, jobs FROM counter)",
+            ),
+            (
+                "open attempts of jobs that do not run",
+                "SELECT count(*) FROM attempt a JOIN job j ON j.id = a.job_id WHERE a.outcome = 'running' AND (j.state <> 'running' OR j.fence <> a.fence)",
+            ),
+            (
+                "counted results without an attempt that ended as done",
+                "SELECT count(*) FROM result r WHERE counted = 1 AND NOT EXISTS (
+                SELECT 1 FROM attempt a WHERE a.job_id = r.job_id AND a.fence = r.fence AND a.outcome = 'done')",
+            ),
+        ];
+        for (what, query) in none {
+            assert_eq!(self.number(query), 0, "{what}");
+        }
+    }
+}
