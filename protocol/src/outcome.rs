@@ -25,6 +25,8 @@ pub struct SampleResult {
     /// Predicted activation of every named ROI of the subject's encoder, mean over its voxels.
     pub roi_activation: BTreeMap<String, f64>,
     pub probe: ProbeResult,
+    /// Digest of every model folder that took part, by role: diffusion, backbone, encoder, probe.
+    pub models: BTreeMap<String, Digest>,
     /// γ times (voxels predicted / mask's denominator): what the gradient was really scaled by.
     pub effective_gamma: f64,
     pub seconds: PhaseSeconds,

@@ -1,10 +1,11 @@
 //! The command line of `worker`.
 
 use crate::agent::{self, Identity, Signals};
+use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
-use crate::tasks::{DeviceRunner, Runner, request, sample};
+use crate::tasks::{DeviceRunner, Runner, by_hand, request};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -12,6 +13,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Runs jobs of a coordinator on one device, or one sampling request by hand.
+///
+/// Without a command, claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds and
+/// exits with 0. A second signal gives everything back and exits at once.
 #[derive(Debug, Parser)]
 #[command(name = "worker", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -27,8 +31,6 @@ enum Command {
     Sample(Sample),
 }
 
-/// Claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds and exits with 0. A
-/// second signal gives everything back and exits at once.
 #[derive(Debug, Args)]
 struct Work {
     /// Address of the coordinator, for example http://login01:7311 [needs $BRAINDIVE_TOKEN]
@@ -75,7 +77,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: {error:#}");
+            eprintln!("worker: {}", chain(error.as_ref()));
             let input = error.downcast_ref::<request::RequestError>().is_some();
             ExitCode::from(if input { 2 } else { 1 })
         }
@@ -120,6 +122,6 @@ impl Sample {
     fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
         let request = request::Request::read(&self.request)?;
-        sample::run_request(&request, &device, &self.device.to_string(), &self.out, self.trace)
+        by_hand::run(&request, &device, &self.device.to_string(), &self.out, self.trace)
     }
 }

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+mod chain;
 pub mod cli;
 pub mod client;
 pub mod device;

@@ -2,6 +2,7 @@
 
 use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::{OpenError, QueueError};
+use crate::queue::view::moment::utc;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, FromRow};
 use std::path::{Path, PathBuf};
@@ -60,7 +61,7 @@ impl Owner {
 
     /// Why this owner keeps others out.
     pub fn refusal(&self) -> OpenError {
-        let since = date(self.started_at);
+        let since = format!("{} UTC", utc(self.started_at));
         OpenError::Owned { host: self.host.clone(), pid: self.pid, url: self.url.clone(), since }
     }
 }
@@ -184,26 +185,6 @@ pub fn classify(magic: u64) -> FileSystem {
     }
 }
 
-/// `2026-11-23 14:05:09 UTC`.
-fn date(time: Millis) -> String {
-    let seconds = time.div_euclid(1000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
-}
-
-/// The proleptic Gregorian date of a day number (days since 1970), with years that begin in March.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,12 +226,5 @@ mod tests {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 250 9 9";
         assert_eq!(started_from_stat(stat, 1_000, 100), Some(1_002_500));
         assert_eq!(started_from_stat(&stat.replace(" S ", " Z "), 1_000, 100), None);
-    }
-
-    #[test]
-    fn times_read_as_dates() {
-        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(date(951_782_399_000), "2000-02-28 23:59:59 UTC");
-        assert_eq!(date(1_709_208_000_000), "2024-02-29 12:00:00 UTC");
     }
 }

@@ -122,6 +122,7 @@ impl Fixture {
             activation,
             roi_activation: CLASSES.iter().map(|class| ((*class).to_owned(), activation / 3.0)).collect(),
             probe: ProbeResult { class: class.clone(), class_similarity: vec![0.2; 5], similarity: vec![0.2; 5] },
+            models: Default::default(),
             effective_gamma: 14.0,
             seconds: PhaseSeconds { loading: 0.0, sampling: seconds as f64 - 1.5, scoring: 1.0, uploading: 0.5 },
             device: "cuda:0".to_owned(),

@@ -129,6 +129,7 @@ pub fn result(image_sha256: Digest, activation: f64) -> SampleResult {
         activation,
         roi_activation: BTreeMap::from([("FFA".to_owned(), activation)]),
         probe: ProbeResult { class: "face".to_owned(), class_similarity: vec![0.5], similarity: vec![0.5] },
+        models: Default::default(),
         effective_gamma: 14.0,
         seconds: PhaseSeconds { loading: 1.0, sampling: 2.0, scoring: 3.0, uploading: 4.0 },
         device: "cpu".to_owned(),

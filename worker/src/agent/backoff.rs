@@ -1,5 +1,6 @@
 //! Waiting longer and longer, with jitter, so that a hundred workers do not return in the same millisecond.
 
+use crate::chain::chain;
 use std::error::Error;
 use std::time::Duration;
 
@@ -16,8 +17,7 @@ impl Backoff {
     /// Says once that something is in the way; repeats stay quiet.
     pub fn report(&mut self, error: &dyn Error, what: &str) {
         if self.failures == 0 {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            tracing::warn!("{error}{cause}; {what}");
+            tracing::warn!("{}; {what}", chain(error));
         }
     }
 

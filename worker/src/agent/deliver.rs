@@ -2,6 +2,7 @@
 
 use super::backoff::Backoff;
 use super::held::Control;
+use crate::chain::chain;
 use crate::client::{Client, ClientError};
 use crate::tasks::{Product, TaskError};
 use protocol::claim::ClaimedJob;
@@ -89,16 +90,4 @@ fn log(job: &ClaimedJob, closed: Closed) {
         Disposition::Duplicate => tracing::info!(job = %job.job, "had been delivered before"),
         Disposition::Superseded => tracing::warn!(job = %job.job, "came too late: another attempt counts"),
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

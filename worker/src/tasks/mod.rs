@@ -1,11 +1,15 @@
 //! What a worker can do with a job, one file per kind. No network here: a job in, a product or a typed failure out.
 
+pub mod by_hand;
+mod facts;
 pub mod models;
+mod objective;
 pub mod request;
-pub mod sample;
+mod sample;
+mod score;
 
 use crate::agent::Control;
-use models::{Shelf, ShelfError};
+use models::Shelf;
 use protocol::claim::ClaimedJob;
 use protocol::job::Condition;
 use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
@@ -87,23 +91,12 @@ impl Runner for DeviceRunner {
 }
 
 /// The failure class of an error of the science core.
-pub fn class_of(error: &braindive::Error) -> FailureClass {
+fn class_of(error: &braindive::Error) -> FailureClass {
     use braindive::ErrorKind;
     match error.kind() {
         ErrorKind::BadInput => FailureClass::BadInput,
         ErrorKind::Io => FailureClass::Io,
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
-    }
-}
-
-impl From<ShelfError> for (FailureClass, String) {
-    fn from(error: ShelfError) -> Self {
-        let class = match &error {
-            ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
-            ShelfError::Unreadable { .. } => FailureClass::Io,
-            ShelfError::Load(error) => class_of(error),
-        };
-        (class, error.to_string())
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Why a condition's models cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ShelfError {
-    #[error("{path} is not there (any more), but the experiment was submitted with it")]
+    #[error("{path} is not there")]
     Missing { path: PathBuf },
     #[error(
         "{path} has changed since the experiment was submitted: its sha256 is {found}, expected {expected}; restore the file, or submit again"
@@ -149,10 +149,7 @@ fn probe_key(models: &Models) -> [Digest; 2] {
 fn verify(folder: &ModelFolder) -> Result<(), ShelfError> {
     for file in &folder.files {
         let path = folder.path.join(&file.name);
-        let found = sha256(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ShelfError::Missing { path: path.clone() },
-            _ => ShelfError::Unreadable { path: path.clone(), source },
-        })?;
+        let found = sha256(&path)?;
         if found != file.sha256 {
             return Err(ShelfError::Changed { path, found, expected: file.sha256.clone() });
         }
@@ -161,12 +158,16 @@ fn verify(folder: &ModelFolder) -> Result<(), ShelfError> {
 }
 
 /// sha256 of a file, read in pieces.
-pub fn sha256(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+pub fn sha256(path: &Path) -> Result<Digest, ShelfError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ShelfError::Missing { path: path.to_owned() },
+        _ => ShelfError::Unreadable { path: path.to_owned(), source },
+    };
+    let mut file = File::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 1 << 20];
     loop {
-        let length = file.read(&mut piece)?;
+        let length = file.read(&mut piece).map_err(failed)?;
         if length == 0 {
             return Ok(Digest::from_bytes(&hasher.finalize().into()));
         }
