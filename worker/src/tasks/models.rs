@@ -60,9 +60,9 @@ impl Shelf {
         Self { device, places: Mutex::default() }
     }
 
-    /// Whether everything that the condition needs is in memory.
+    /// Whether everything that the condition needs is in memory. Never waits: while models are being loaded, nothing is.
     pub fn holds(&self, models: &Models) -> bool {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(places) = self.places.try_lock() else { return false };
         let diffusion = places.diffusion.as_ref().is_some_and(|(digest, _)| *digest == models.diffusion.digest);
         let encoder = places.encoder.as_ref().is_some_and(|(digests, _)| *digests == encoder_key(models));
         let probe = places.probe.as_ref().is_some_and(|(digests, ..)| *digests == probe_key(models));
