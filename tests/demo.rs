@@ -1,23 +1,15 @@
 //! The demo as a newcomer starts it, on a grid that takes seconds.
 
-use end_to_end::{Campaign, binary, repository};
+use end_to_end::{Campaign, binary, experiment, miniature};
 use std::process::{Command, Stdio};
 
 #[test]
 fn the_demo_ends_with_a_table_and_a_contact_sheet() {
     let campaign = Campaign::new();
-    let bundle = repository().join("miniature/bundle");
-    let bundle = bundle.display();
-    let file = campaign.write(
-        "small.yaml",
-        &format!(
-            "name: small\ndescription: a small grid\nkind: sample\n\
-             models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
-             grid:\n  subject: sim01\n  region: [face, text]\n  gamma: [14, 0]\n  seed: {{ start: 0, count: 2 }}\n\
-             regions:\n  face: {{ roi: face, prefers: face }}\n  text: {{ roi: text, prefers: text }}\n\
-             sampling: {{ preset: default, steps: 6, size: 32 }}\n"
-        ),
-    );
+    let sections = "grid: { subject: sim01, region: [face, text], gamma: [14, 0], seed: { start: 0, count: 2 } }\n\
+                    regions: { face: { roi: face, prefers: face }, text: { roi: text, prefers: text } }\n\
+                    sampling: { steps: 6, size: 32 }\n";
+    let file = campaign.write("small.yaml", &experiment("small", &miniature(), sections));
     let folder = campaign.path("demo");
     let output = Command::new(binary("coordinator"))
         .args(["demo", "--listen", "127.0.0.1:0", "--experiment"])

@@ -1,7 +1,7 @@
 //! The dashboard in a real browser.
 
 use end_to_end::table::Table;
-use end_to_end::{Campaign, repository, wait_for};
+use end_to_end::{Campaign, experiment, miniature, wait_for};
 use std::process::Command;
 
 fn browser(arguments: &[&str], url: &str) -> Option<String> {
@@ -21,17 +21,9 @@ fn browser(arguments: &[&str], url: &str) -> Option<String> {
 #[test]
 fn the_dashboard_shows_exact_counts_and_images_of_a_finished_grid() {
     let campaign = Campaign::new();
-    let bundle = repository().join("miniature/bundle");
-    let bundle = bundle.display();
-    let file = campaign.write(
-        "experiment.yaml",
-        &format!(
-            "name: shown\ndescription: a small grid\nkind: sample\n\
-             models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
-             grid:\n  subject: sim01\n  region: [face, food]\n  seed: {{ start: 0, count: 3 }}\n\
-             sampling: {{ preset: default, steps: 6, gamma: 14, size: 32 }}\n"
-        ),
-    );
+    let sections = "grid: { subject: sim01, region: [face, food], seed: { start: 0, count: 3 } }\n\
+                    sampling: { steps: 6, gamma: 14, size: 32 }\n";
+    let file = campaign.write("experiment.yaml", &experiment("shown", &miniature(), sections));
     assert!(campaign.run(&["submit", file.to_str().expect("utf-8")]).status.success());
     let _coordinator = campaign.serve(&[]);
     let _worker = campaign.worker("painter");

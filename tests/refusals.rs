@@ -1,18 +1,16 @@
 //! Bad input gets a clear error and loses nothing.
 
 use end_to_end::table::Table;
-use end_to_end::{Campaign, copy_folder, repository, wait_for};
+use end_to_end::{Campaign, copy_folder, miniature, repository, wait_for};
 use std::path::Path;
 use std::process::Output;
 
 fn experiment(bundle: &Path, seeds: u32) -> String {
-    let bundle = bundle.display();
-    format!(
-        "name: refusals\ndescription: a small grid\nkind: sample\n\
-         models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
-         grid:\n  subject: sim01\n  region: face\n  seed: {{ start: 0, count: {seeds} }}\n\
+    let sections = format!(
+        "grid:\n  subject: sim01\n  region: face\n  seed: {{ start: 0, count: {seeds} }}\n\
          sampling: {{ preset: default, steps: 6, gamma: 14, size: 32 }}\n"
-    )
+    );
+    end_to_end::experiment("refusals", bundle, &sections)
 }
 
 fn submit(campaign: &Campaign, text: &str) -> Output {
@@ -35,14 +33,14 @@ fn assert_refused(campaign: &Campaign, text: &str, parts: &[&str]) {
 
 fn bundle(campaign: &Campaign) -> std::path::PathBuf {
     let copy = campaign.path("bundle");
-    copy_folder(&repository().join("miniature/bundle"), &copy).expect("the miniature can be copied");
+    copy_folder(&miniature(), &copy).expect("the miniature can be copied");
     copy
 }
 
 #[test]
 fn three_mistakes_of_a_file_are_told_at_once_with_line_caret_and_nearest_name() {
     let campaign = Campaign::new();
-    let text = experiment(&repository().join("miniature/bundle"), 4)
+    let text = experiment(&miniature(), 4)
         .replace("preset: default", "preset: defualt")
         .replace("region: face", "region: fase")
         .replace("kind: sample", "kind: sample\nretrys: 3");
@@ -159,7 +157,7 @@ fn a_full_disk_delays_a_result_and_loses_nothing() {
         eprintln!("skipped: a tmpfs can only be mounted by root");
         return;
     };
-    assert!(submit(&campaign, &experiment(&repository().join("miniature/bundle"), 2)).status.success());
+    assert!(submit(&campaign, &experiment(&miniature(), 2)).status.success());
     let coordinator = campaign.serve(&[]);
     let filler = disk.0.join("filler");
     while std::fs::OpenOptions::new()

@@ -1,16 +1,20 @@
-//! The reading commands and the demo, over a job table filled by SQL.
+//! The commands that read, over a job table filled by SQL, and the demo with a program that stands for its worker.
 #![allow(clippy::unwrap_used)]
 
 mod pages_fixture;
 
 use clap::Parser;
-use coordinator::cli::demo::{self, Setting, Started};
-use coordinator::cli::{job, jobs, status, workers};
-use pages_fixture::{CLASSES, Fixture, digest};
+use coordinator::api::client::Client;
+use coordinator::cli::{demo, job, jobs, status, workers};
+use pages_fixture::{Fixture, digest};
+use protocol::claim::{Claim, Claimed, Register, Registered};
+use protocol::endpoint::Endpoint;
+use protocol::outcome::{Closed, Completed, Failed, FailureClass, PhaseSeconds, ProbeResult, SampleResult};
+use protocol::version::{API_VERSION, SOFTWARE};
+use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio::sync::watch;
 
 #[derive(Debug, Parser)]
 enum Command {
@@ -31,7 +35,7 @@ async fn run(line: &str) -> anyhow::Result<ExitCode> {
         Command::Jobs(args) => args.run().await,
         Command::Job(args) => args.run().await,
         Command::Workers(args) => args.run().await,
-        Command::Demo(args) => args.run_with(async |_: &Setting| anyhow::bail!("no coordinator here")).await,
+        Command::Demo(args) => args.run().await,
     }
 }
 
@@ -61,94 +65,116 @@ async fn a_wrong_name_is_answered_with_what_would_be_right() {
     assert!(error.to_string().contains("coordinator serve"), "{error}");
 }
 
-/// A program that stands for the worker, and the demo's command line with it.
+/// A program that stands for the worker, and the command line of a demo of one region, guided and unguided, with it.
 fn demo_line(folder: &Path, script: &str) -> String {
-    let program = folder.join("fake-worker");
+    let program = folder.join("stand-in");
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bundle = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle");
     let experiment = folder.join("experiment.yaml");
-    std::fs::write(&experiment, "name: x").unwrap();
+    let text = format!(
+        "name: x\nkind: sample\n\
+         models: {{ diffusion: {bundle}/sd, backbone: {bundle}/clip, encoder: {bundle}/encoder, probe: {bundle}/coca }}\n\
+         grid: {{ subject: sim01, region: face, gamma: [14, 0], seed: 1 }}\nsampling: {{ size: 32 }}\n"
+    );
+    std::fs::write(&experiment, text).unwrap();
     format!("demo --dir {}/demo --worker {} --experiment {}", folder.display(), program.display(), experiment.display())
-}
-
-/// A coordinator that stands for the real one: its jobs end as `outcome` says while the demo watches.
-async fn stand_in(setting: &Setting, outcome: Outcome) -> Started {
-    let mut fixture = Fixture::create(&setting.database).await;
-    let experiment = fixture.experiment("x", None).await;
-    let mut jobs = Vec::new();
-    for region in CLASSES {
-        for gamma in [14.0, 0.0] {
-            let condition = fixture.condition(experiment, "sim01", region, gamma).await;
-            jobs.push((fixture.job(condition, 1).await, region));
-        }
-    }
-    let (changed, changes) = watch::channel(0_u64);
-    let worker = fixture.worker("here/cpu", 1).await;
-    let started = setting.folder.join("pid");
-    let task = tokio::spawn(async move {
-        while !started.exists() {
-            tokio::task::yield_now().await;
-        }
-        for (job, region) in jobs {
-            match outcome {
-                Outcome::Images => {
-                    fixture.claim(job, worker, 0).await;
-                    fixture.complete(job, 3, 1.0, region, &digest(&format!("{job}"))).await;
-                }
-                Outcome::Failures => {
-                    fixture.claim(job, worker, 0).await;
-                    fixture.fail(job, 1, "non_finite", "NaN in the latents at step 3", "failed", 0).await;
-                }
-                Outcome::Nothing => std::future::pending().await,
-            }
-            changed.send_modify(|version| *version += 1);
-        }
-        // Serves until it is stopped.
-        std::future::pending::<()>().await;
-    });
-    let image = setting.folder.join("image.png");
-    image::RgbImage::new(32, 32).save(&image).unwrap();
-    let stopped = setting.folder.join("stopped");
-    Started {
-        url: "http://127.0.0.1:1".to_owned(),
-        changes,
-        image: Box::new(move |_| image.clone()),
-        stop: Box::pin(async move {
-            task.abort();
-            std::fs::write(stopped, "")?;
-            Ok(())
-        }),
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Outcome {
-    Images,
-    Failures,
-    Nothing,
-}
-
-async fn run_demo(line: &str, outcome: Outcome) -> anyhow::Result<ExitCode> {
-    let Command::Demo(args) = parse(line)? else { panic!("not a demo: {line}") };
-    args.run_with(async |setting: &Setting| Ok(stand_in(setting, outcome).await)).await
 }
 
 /// Says its process number, then waits to be told to stop.
 const PATIENT: &str = "trap 'echo drained; exit 0' TERM; cd \"$(dirname \"$2\")\"; echo $$ > new; mv new pid; while :; do sleep 0.05; done";
 
+/// How the jobs of a demo end.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Images,
+    Failures,
+}
+
+/// Does the work of the demo's worker over HTTP, once the program that stands for it runs.
+async fn work(demo: PathBuf, outcome: Outcome) {
+    while !demo.join("pid").exists() {
+        tokio::task::yield_now().await;
+    }
+    let endpoint: Endpoint = serde_json::from_slice(&std::fs::read(demo.join("endpoint.json")).unwrap()).unwrap();
+    let mut png = Cursor::new(Vec::new());
+    image::RgbImage::new(32, 32).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let png = png.into_inner();
+    let image_sha256 = pages_fixture::digest_of(&png);
+    let upload = format!("{}/api/v1/artifacts/{image_sha256}", endpoint.url);
+    let uploaded = reqwest::Client::new().put(upload).bearer_auth(&endpoint.token).body(png).send().await.unwrap();
+    assert!(uploaded.status().is_success());
+
+    let client = Client::new(endpoint);
+    let register = Register {
+        api_version: API_VERSION,
+        name: "here/cpu".to_owned(),
+        host: "here".to_owned(),
+        pid: 1,
+        device: "cpu".to_owned(),
+        device_name: "a test".to_owned(),
+        slots: 2,
+        software: SOFTWARE.to_owned(),
+    };
+    let Registered { worker, .. } = client.post("register", &register).await.unwrap();
+    let claim = Claim { worker, max: 2, wait_ms: 0, loaded: Vec::new() };
+    let Claimed { jobs, .. } = client.post("claim", &claim).await.unwrap();
+    assert_eq!(jobs.len(), 2);
+    let seconds = PhaseSeconds::default();
+    for claimed in jobs {
+        let (job, fence) = (claimed.job, claimed.fence);
+        let closed: Result<Closed, _> = match outcome {
+            Outcome::Images => {
+                let probe =
+                    ProbeResult { class: "face".to_owned(), class_similarity: vec![0.2], similarity: vec![0.2] };
+                let result = SampleResult {
+                    image_sha256: image_sha256.clone(),
+                    activation: 1.0,
+                    roi_activation: Default::default(),
+                    probe,
+                    models: Default::default(),
+                    effective_gamma: 14.0,
+                    seconds,
+                    device: "cpu".to_owned(),
+                    deviations: Vec::new(),
+                    software: SOFTWARE.to_owned(),
+                };
+                client.post("result", &Completed { worker, job, fence, result }).await
+            }
+            Outcome::Failures => {
+                let message = "reading head.safetensors: no such file".to_owned();
+                let failed = Failed { worker, job, fence, class: FailureClass::BadInput, message, seconds };
+                client.post("fail", &failed).await
+            }
+        };
+        closed.unwrap();
+    }
+}
+
+/// Runs the demo while its jobs end as `outcome` says.
+async fn run_demo(folder: &Path, outcome: Outcome) -> anyhow::Result<ExitCode> {
+    let working = tokio::spawn(work(folder.join("demo"), outcome));
+    let ended = run(&demo_line(folder, PATIENT)).await;
+    working.await.unwrap();
+    ended
+}
+
+/// The coordinator's endpoint file is there while it serves.
+fn serves(folder: &Path) -> bool {
+    folder.join("demo/endpoint.json").exists()
+}
+
 #[tokio::test]
 async fn a_demo_ends_with_a_contact_sheet_and_leaves_no_process_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let line = demo_line(folder.path(), PATIENT);
-    assert_eq!(run_demo(&line, Outcome::Images).await.unwrap(), ExitCode::SUCCESS);
-    let demo: PathBuf = folder.path().join("demo");
-    let sheet = image::open(demo.join("contact_sheet.png")).unwrap();
-    assert!(sheet.height() > 5 * 96);
-    assert!(demo.join("stopped").exists(), "the coordinator was stopped");
+    assert_eq!(run_demo(folder.path(), Outcome::Images).await.unwrap(), ExitCode::SUCCESS);
+    let demo = folder.path().join("demo");
+    assert!(image::open(demo.join("contact_sheet.png")).unwrap().height() > 2 * 32);
+    assert!(!serves(folder.path()), "the coordinator was stopped");
     let pid = std::fs::read_to_string(demo.join("pid")).unwrap();
     assert!(!Path::new("/proc").join(pid.trim()).exists(), "the worker has ended");
     assert_eq!(std::fs::read_to_string(demo.join("worker-1.log")).unwrap(), "drained\n", "and was asked to");
-    let again = run_demo(&line, Outcome::Images).await.unwrap_err().to_string();
+    let again = run(&demo_line(folder.path(), PATIENT)).await.unwrap_err().to_string();
     assert!(again.contains("already holds a demo") && again.contains("--dir"), "{again}");
 }
 
@@ -156,27 +182,26 @@ async fn a_demo_ends_with_a_contact_sheet_and_leaves_no_process_behind() {
 async fn a_worker_that_ends_early_is_an_error_with_the_end_of_its_log() {
     let folder = tempfile::tempdir().unwrap();
     let line = demo_line(folder.path(), "echo reading head.safetensors: no such file >&2; exit 3");
-    let error = run_demo(&line, Outcome::Nothing).await.unwrap_err().to_string();
+    let error = run(&line).await.unwrap_err().to_string();
     assert!(error.contains("exit status: 3") && error.contains("reading head.safetensors: no such file"), "{error}");
-    assert!(folder.path().join("demo/stopped").exists(), "the coordinator was stopped");
+    assert!(!serves(folder.path()), "the coordinator was stopped");
 }
 
 #[tokio::test]
 async fn failed_jobs_are_an_error_that_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let line = demo_line(folder.path(), PATIENT);
-    let error = run_demo(&line, Outcome::Failures).await.unwrap_err().to_string();
-    assert_eq!(error, "10 jobs gave no image\n  10 × non_finite: NaN in the latents at step 3");
+    let error = run_demo(folder.path(), Outcome::Failures).await.unwrap_err().to_string();
+    assert_eq!(error, "2 jobs gave no image\n  2 × bad_input: reading head.safetensors: no such file");
 }
 
 #[tokio::test]
 async fn a_demo_without_its_worker_or_its_experiment_says_where_it_looked() {
     let folder = tempfile::tempdir().unwrap();
     let line = demo_line(folder.path(), "");
-    std::fs::remove_file(folder.path().join("fake-worker")).unwrap();
-    let error = run_demo(&line, Outcome::Nothing).await.unwrap_err().to_string();
-    assert!(error.contains("fake-worker") && error.contains("cargo build"), "{error}");
-    let error = run_demo("demo --experiment /nowhere.yaml", Outcome::Nothing).await.unwrap_err().to_string();
+    std::fs::remove_file(folder.path().join("stand-in")).unwrap();
+    let error = run(&line).await.unwrap_err().to_string();
+    assert!(error.contains("stand-in") && error.contains("cargo build"), "{error}");
+    let error = run("demo --experiment /nowhere.yaml").await.unwrap_err().to_string();
     assert!(error.contains("/nowhere.yaml"), "{error}");
     assert!(!folder.path().join("demo").exists(), "nothing is made before everything is found");
 }

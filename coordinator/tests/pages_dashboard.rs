@@ -121,7 +121,16 @@ async fn every_image_links_to_its_job_and_every_page_to_what_it_names() {
 async fn a_job_page_tells_the_attempts_and_why_it_does_not_run() {
     let site = Site::campaign().await;
     let (_, page) = site.get("/jobs/13").await;
-    in_order(&page, &["Job 13", "Failed for good after 1 of 3 attempts", "Attempt 1", "bad_input"]);
+    in_order(
+        &page,
+        &[
+            "Job 13",
+            "Failed for good after 1 of 3 attempts",
+            "<code>coordinator retry 13</code>",
+            "Attempt 1",
+            "bad_input",
+        ],
+    );
     let (_, page) = site.get("/jobs/1").await;
     in_order(&page, &["Done on node07/cuda:0", "/api/v1/artifacts/", "sampling 43.5 s", "Parameters", "sag_scale"]);
 }

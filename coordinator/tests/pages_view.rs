@@ -53,6 +53,23 @@ async fn gpu_time_is_slot_time_by_outcome_and_running_attempts_count_up_to_now()
 }
 
 #[tokio::test]
+async fn the_rate_of_images_counts_from_the_first_one_of_its_window() {
+    let mut fixture = Fixture::empty().await;
+    let experiment = fixture.experiment("x", None).await;
+    let condition = fixture.condition(experiment, "s", "face", 1.0).await;
+    let worker = fixture.worker("node/cpu", 1).await;
+    fixture.at(NOW - 100_000);
+    for seed in 0..6 {
+        let job = fixture.job(condition, seed).await;
+        fixture.claim(job, worker, 0).await;
+        fixture.complete(job, 10, 1.0, "face", &digest(&seed.to_string())).await;
+    }
+    let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
+    assert_eq!(snapshot.images_per_hour(600_000).await.unwrap(), Some(200.0), "5 more in the 90 s since the first");
+    assert_eq!(snapshot.images_per_hour(45_000).await.unwrap(), None, "one image says nothing of a rate");
+}
+
+#[tokio::test]
 async fn failures_are_grouped_by_class_and_message_and_the_newest_group_is_first() {
     let fixture = campaign().await;
     let groups = Snapshot::at(&fixture.reader, NOW).await.unwrap().failures().await.unwrap();

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Where the endpoint file lies in a user's home directory, unless a flag names another place.
+pub const IN_HOME: &str = ".braindive/endpoint.json";
+
 /// Written by `coordinator serve` with mode 0600, read by workers on a shared home directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

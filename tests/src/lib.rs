@@ -28,6 +28,21 @@ pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository is where it was built")
 }
 
+/// An experiment file on the models in `bundle`: what is common to all, then `sections` (grid, sampling, …).
+pub fn experiment(name: &str, bundle: &Path, sections: &str) -> String {
+    let bundle = bundle.display();
+    format!(
+        "name: {name}\ndescription: a small grid\nkind: sample\n\
+         models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
+         {sections}"
+    )
+}
+
+/// The folder of the miniature's models.
+pub fn miniature() -> PathBuf {
+    repository().join("miniature/bundle")
+}
+
 /// Waits until `look` gives something.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

@@ -8,9 +8,11 @@ use crate::endpoint;
 use crate::tasks::{DeviceRunner, Runner, by_hand, request};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tracing_subscriber::EnvFilter;
 
 /// Runs jobs of a coordinator on one device, or one sampling request by hand.
 ///
@@ -68,8 +70,13 @@ struct Sample {
 /// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAINDIVE_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_target(false)
+        .init();
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
         None => cli.work.run(),
@@ -77,7 +84,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("worker: {}", chain(error.as_ref()));
+            eprintln!("error: {}", chain(error.as_ref()));
             let input = error.downcast_ref::<request::RequestError>().is_some();
             ExitCode::from(if input { 2 } else { 1 })
         }

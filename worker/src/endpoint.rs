@@ -16,7 +16,7 @@ pub enum EndpointError {
         "the endpoint file {path} is not what `coordinator serve` writes; remove it and start the coordinator again"
     )]
     Malformed { path: PathBuf, source: serde_json::Error },
-    #[error("$HOME is not set: name the endpoint file with --endpoint")]
+    #[error("there is no home directory to look for the endpoint file in: name the file with --endpoint")]
     NoHome,
     #[error("--coordinator needs the token too: set $BRAINDIVE_TOKEN, or use --endpoint FILE, which holds both")]
     NoToken,
@@ -24,8 +24,7 @@ pub enum EndpointError {
 
 /// Where `coordinator serve` writes its endpoint file unless told otherwise: `~/.braindive/endpoint.json`.
 pub fn default_path() -> Result<PathBuf, EndpointError> {
-    let home = std::env::var_os("HOME").ok_or(EndpointError::NoHome)?;
-    Ok(Path::new(&home).join(".braindive").join("endpoint.json"))
+    Ok(std::env::home_dir().ok_or(EndpointError::NoHome)?.join(protocol::endpoint::IN_HOME))
 }
 
 /// Reads an endpoint file.

@@ -6,6 +6,10 @@ use protocol::error::Refusal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long to try to reach the coordinator; its answer may take longer.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Speaks to one coordinator with its token.
 #[derive(Debug, Clone)]
@@ -51,7 +55,9 @@ pub enum ClientError {
 
 impl Client {
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { http: reqwest::Client::new(), endpoint }
+        // A cluster's proxy is for the world outside; the coordinator is inside. Building fails for TLS alone, which is not used.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build().unwrap_or_default();
+        Self { http, endpoint }
     }
 
     /// The coordinator that owns a database.

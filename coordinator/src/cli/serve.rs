@@ -139,7 +139,7 @@ pub async fn start(options: Options) -> Result<Running, ServeError> {
     }
     let endpoint = match endpoint {
         Some(path) => std::path::absolute(&path).map_err(|source| ServeError::File { path, source })?,
-        None => std::env::home_dir().ok_or(ServeError::NoHome)?.join(".braindive").join("endpoint.json"),
+        None => std::env::home_dir().ok_or(ServeError::NoHome)?.join(protocol::endpoint::IN_HOME),
     };
     let listener = TcpListener::bind(listen).await.map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => ServeError::PortInUse { address: listen },

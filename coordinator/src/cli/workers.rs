@@ -3,11 +3,8 @@
 use super::Database;
 use super::table::Table;
 use crate::queue::view::moment::duration;
-use crate::queue::view::{self, Snapshot};
+use crate::queue::view::{self, Snapshot, WORKER_HISTORY};
 use std::process::ExitCode;
-
-/// Workers that were not heard of for this long are left out, milliseconds.
-const HISTORY: i64 = 24 * 3_600_000;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,7 +23,7 @@ impl Args {
         let reader = view::open(&self.database.db).await?;
         let mut snapshot = Snapshot::take(&reader).await?;
         let now = snapshot.now();
-        let workers = snapshot.workers(if self.all { 0 } else { now - HISTORY }).await?;
+        let workers = snapshot.workers(if self.all { 0 } else { now - WORKER_HISTORY }).await?;
         if self.json {
             println!("{}", serde_json::to_string(&workers)?);
             return Ok(ExitCode::SUCCESS);

@@ -5,15 +5,13 @@ use super::grid::grid;
 use super::workers::tiles;
 use super::{Page, PageError, State, failures, gallery, open};
 use crate::queue::view::moment::duration;
-use crate::queue::view::{Condition, Counts, Experiment, Worker};
+use crate::queue::view::{Condition, Counts, Experiment, WORKER_HISTORY, Worker};
 use crate::report::number::{hours, thousands};
 use axum::extract;
 use maud::{Markup, html};
 
-/// The rate of images is taken over this time.
+/// The rate of images is taken over this time, milliseconds.
 const RATE_WINDOW: i64 = 10 * 60_000;
-/// A worker that was not heard of for this long is history.
-pub const HISTORY: i64 = 24 * 3_600_000;
 const IMAGES: u32 = 16;
 
 pub async fn page(extract::State(state): extract::State<State>) -> Result<Page, PageError> {
@@ -24,8 +22,8 @@ pub async fn page(extract::State(state): extract::State<State>) -> Result<Page, 
     }
     let conditions = snapshot.conditions(None).await?;
     let failures = snapshot.failures().await?;
-    let workers = snapshot.workers(frame.now - HISTORY).await?;
-    let recent = snapshot.images_within(RATE_WINDOW).await?;
+    let workers = snapshot.workers(frame.now - WORKER_HISTORY).await?;
+    let rate = snapshot.images_per_hour(RATE_WINDOW).await?;
     let newest = snapshot.newest_images(IMAGES).await?;
     let shown = shown(&experiments);
     let mut best = match shown.first() {
@@ -37,7 +35,7 @@ pub async fn page(extract::State(state): extract::State<State>) -> Result<Page, 
 
     let body = html! {
         (failures::alarm(&failures, frame.failed, frame.now))
-        (summary(&experiments, &workers, recent))
+        (summary(&experiments, &workers, rate))
         @for experiment in &experiments {
             @let own: Vec<Condition> = conditions.iter().filter(|c| c.experiment == experiment.name).cloned().collect();
             (panel(experiment, shown.iter().any(|s| s.id == experiment.id).then_some(&own)))
@@ -75,7 +73,7 @@ fn empty() -> Markup {
     }
 }
 
-fn summary(experiments: &[Experiment], workers: &[Worker], recent: u64) -> Markup {
+fn summary(experiments: &[Experiment], workers: &[Worker], rate: Option<f64>) -> Markup {
     let sum = |count: fn(&Counts) -> u64| experiments.iter().map(|e| count(&e.counts)).sum::<u64>();
     let (done, open, running) = (sum(|c| c.done), sum(Counts::open), sum(|c| c.running));
     let present = workers.iter().filter(|worker| worker.is_present()).count();
@@ -83,14 +81,13 @@ fn summary(experiments: &[Experiment], workers: &[Worker], recent: u64) -> Marku
     let useful: f64 = experiments.iter().map(|e| e.gpu_seconds.useful).sum();
     let wasted: f64 = experiments.iter().map(|e| e.gpu_seconds.wasted).sum();
     let spent: f64 = experiments.iter().map(|e| e.gpu_seconds.total()).sum();
-    let per_hour = recent * 3_600_000 / RATE_WINDOW.unsigned_abs();
     html! {
         dl.summary {
             div { dt { "Images done" } dd { (thousands(done)) } p { "of " (thousands(sum(Counts::total))) " jobs" } }
             div { dt { "Running" } dd { (thousands(running)) } p { (busy) " of " (present) " workers busy" } }
             div {
                 dt { "Rate" }
-                dd { (thousands(per_hour)) small { " images/h" } }
+                dd { @if let Some(rate) = rate { (thousands(rate.round() as u64)) small { " images/h" } } @else { "–" } }
                 p { "over the last 10 min" }
             }
             div {
@@ -98,8 +95,8 @@ fn summary(experiments: &[Experiment], workers: &[Worker], recent: u64) -> Marku
                 dd { (thousands(open)) small { " jobs" } }
                 p {
                     @if open == 0 { "nothing waits" }
-                    @else if recent == 0 { "no images in the last 10 min" }
-                    @else { "about " (duration((open * RATE_WINDOW.unsigned_abs() / recent).cast_signed())) " at this rate" }
+                    @else if let Some(rate) = rate { "about " (duration((open as f64 / rate * 3_600_000.0) as i64)) " at this rate" }
+                    @else { "too few images in the last 10 min to tell" }
                 }
             }
             div {

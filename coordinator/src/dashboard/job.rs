@@ -27,7 +27,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
                 a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
             }
             h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
-            p.lead { (explain(&detail, around, frame.now)) }
+            p.lead { (with_code(&explain(&detail, around, frame.now))) }
         }
         div.columns {
             @if let Some(result) = &detail.result { (picture(&detail, result)) }
@@ -43,6 +43,15 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
         }
     };
     Ok(frame.render(&format!("Job {id}"), &body))
+}
+
+/// A sentence with what stands in backticks set as code.
+fn with_code(sentence: &str) -> Markup {
+    html! {
+        @for (place, part) in sentence.split('`').enumerate() {
+            @if place % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
 }
 
 fn picture(detail: &JobDetail, result: &SampleResult) -> Markup {

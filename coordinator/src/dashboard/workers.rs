@@ -1,9 +1,9 @@
 //! `/workers`, and the tiles of workers on the overview.
 
 use super::layout::ago;
-use super::{Page, PageError, State, home, open};
-use crate::queue::view::Worker;
+use super::{Page, PageError, State, open};
 use crate::queue::view::moment::{duration, utc};
+use crate::queue::view::{WORKER_HISTORY, Worker};
 use axum::extract;
 use maud::{Markup, html};
 
@@ -12,7 +12,7 @@ const LATE: i64 = 45_000;
 
 pub async fn page(extract::State(state): extract::State<State>) -> Result<Page, PageError> {
     let (mut snapshot, frame) = open(&state).await?;
-    let workers = snapshot.workers(frame.now - home::HISTORY).await?;
+    let workers = snapshot.workers(frame.now - WORKER_HISTORY).await?;
     let (present, past): (Vec<_>, Vec<_>) = workers.into_iter().partition(Worker::is_present);
     let body = html! {
         h1 { "Workers" }
@@ -63,7 +63,10 @@ pub fn tiles(workers: &[Worker], now: i64) -> Markup {
                         a.run href={ "/jobs/" (running.job) } {
                             span { "job " (running.job) " · " (running.subject) " " (running.region) " · seed " (running.seed) }
                             div.bar { i.running style={ "flex:" (format!("{share:.1}")) } {} i.ready style={ "flex:" (format!("{:.1}", 100.0 - share)) } {} }
-                            small { "step " (running.step) " of " (running.steps) ", " (duration(now - running.started_at)) }
+                            small {
+                                @if running.steps > 0 { "step " (running.step) " of " (running.steps) ", " } @else { "started " }
+                                (duration(now - running.started_at)) @if running.steps == 0 { " ago" }
+                            }
                         }
                     }
                     @if worker.running.is_empty() { p.muted { "holds no job" } }

@@ -17,7 +17,6 @@ pub struct Policy {
     pub base: Millis,
     /// Longest wait, milliseconds.
     pub cap: Millis,
-    pub why: &'static str,
 }
 
 const SECOND: Millis = 1_000;
@@ -26,31 +25,33 @@ const MINUTE: Millis = 60 * SECOND;
 /// The classes in the order of [`FailureClass::ALL`].
 pub const POLICIES: [Policy; 10] = {
     use FailureClass::*;
-    const fn counted(class: FailureClass, base: Millis, cap: Millis, why: &'static str) -> Policy {
-        Policy { class, retry: true, counted: true, blocks_condition: false, base, cap, why }
+    const fn counted(class: FailureClass, base: Millis, cap: Millis) -> Policy {
+        Policy { class, retry: true, counted: true, blocks_condition: false, base, cap }
     }
-    const fn free(class: FailureClass, base: Millis, cap: Millis, why: &'static str) -> Policy {
-        Policy { counted: false, ..counted(class, base, cap, why) }
+    const fn free(class: FailureClass, base: Millis, cap: Millis) -> Policy {
+        Policy { counted: false, ..counted(class, base, cap) }
     }
     [
-        counted(OutOfMemory, 10 * SECOND, 10 * MINUTE, "another GPU may have more memory"),
-        free(DeviceFault, 10 * SECOND, 10 * SECOND, "the device is at fault, not the job"),
-        free(Lost, 0, 0, "the worker went silent; the lease was wait enough"),
-        free(Preempted, 0, 0, "the cluster took the machine back"),
-        free(Drained, 0, 0, "the worker was asked to stop and gave the job back"),
-        Policy {
-            class: BadInput,
-            retry: false,
-            counted: true,
-            blocks_condition: true,
-            base: 0,
-            cap: 0,
-            why: "a retry finds the same input",
-        },
-        counted(NonFinite, 5 * SECOND, 5 * MINUTE, "half precision overflows on some devices and not on others"),
-        counted(Io, 5 * SECOND, 5 * MINUTE, "file systems and networks recover"),
-        counted(Timeout, 5 * SECOND, 5 * MINUTE, "a machine may have been slow"),
-        counted(Bug, 5 * SECOND, 5 * MINUTE, "some faults of the software come and go"),
+        // Another GPU may have more memory.
+        counted(OutOfMemory, 10 * SECOND, 10 * MINUTE),
+        // The device is at fault, not the job.
+        free(DeviceFault, 10 * SECOND, 10 * SECOND),
+        // The worker went silent; the lease was wait enough.
+        free(Lost, 0, 0),
+        // The cluster took the machine back.
+        free(Preempted, 0, 0),
+        // The worker was asked to stop and gave the job back.
+        free(Drained, 0, 0),
+        // A retry finds the same input.
+        Policy { class: BadInput, retry: false, counted: true, blocks_condition: true, base: 0, cap: 0 },
+        // Half precision overflows on some devices and not on others.
+        counted(NonFinite, 5 * SECOND, 5 * MINUTE),
+        // File systems and networks recover.
+        counted(Io, 5 * SECOND, 5 * MINUTE),
+        // A machine may have been slow.
+        counted(Timeout, 5 * SECOND, 5 * MINUTE),
+        // Some faults of the software come and go.
+        counted(Bug, 5 * SECOND, 5 * MINUTE),
     ]
 };
 

@@ -1,5 +1,6 @@
 //! What people ask of the job table, and the answers; the command line and the API share these types.
 
+use crate::plan::Plan;
 use crate::queue::state::State;
 use protocol::ids::{ConditionId, ExperimentId, JobId};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,20 @@ pub struct Preview {
     pub unlisted_conditions: u64,
     /// Mean over finished jobs of the same experiment, all phases; at most 1000 of them are looked at.
     pub measured_seconds_per_image: Option<f64>,
+}
+
+impl Preview {
+    /// Of a plan whose experiment is not there yet.
+    pub fn all_new(plan: &Plan) -> Self {
+        Self {
+            exists: None,
+            new_conditions: plan.conditions.len() as u64,
+            existing_jobs: 0,
+            new_jobs: plan.jobs(),
+            unlisted_conditions: 0,
+            measured_seconds_per_image: None,
+        }
+    }
 }
 
 /// Which jobs to cancel.

@@ -14,7 +14,7 @@ pub use explain::{Surroundings, explain};
 pub use failure::FailureGroup;
 pub use image::Image;
 pub use job::{Attempt, Job, JobDetail, JobFilter};
-pub use worker::{Running, Worker};
+pub use worker::{Running, WORKER_HISTORY, Worker};
 
 pub use super::state::State;
 

@@ -1,5 +1,6 @@
 //! What a model folder must hold for its role, looked at without loading a model: layouts of diffusers (Stable Diffusion)
-//! and OpenCLIP, and the encoder's `head.safetensors` with `config.json`.
+//! and OpenCLIP, and the encoder's `head.safetensors` with `config.json`. Weights are the one whole file that workers read, not
+//! shards or a half precision variant.
 
 use super::diagnose::{Diagnostics, Place};
 use super::files::chain;
@@ -65,11 +66,11 @@ pub fn diffusion(folder: &Path, place: Place, diagnostics: &mut Diagnostics) -> 
         look.need(name);
     }
     look.need("text_encoder/config.json");
-    look.weights("text_encoder/", &["model"]);
+    look.tensors("text_encoder/model.safetensors");
     look.need("unet/config.json");
-    look.weights("unet/", &["diffusion_pytorch_model"]);
+    look.tensors("unet/diffusion_pytorch_model.safetensors");
     let vae: Option<Vae> = look.json("vae/config.json");
-    look.weights("vae/", &["diffusion_pytorch_model"]);
+    look.tensors("vae/diffusion_pytorch_model.safetensors");
     // Every block of the VAE but the last halves the resolution.
     let halvings = vae.map(|vae| vae.block_out_channels.len().saturating_sub(1) as u32);
     let vae_factor = halvings.and_then(|halvings| 2_u32.checked_pow(halvings));
@@ -92,7 +93,7 @@ pub fn open_clip(role: &'static str, folder: &Path, place: Place, diagnostics: &
     }
     let mut look = Look::new(role, folder);
     let config: Option<Config> = look.json("open_clip_config.json");
-    look.weights("", &["open_clip_model", "open_clip_pytorch_model", "model"]);
+    look.tensors("open_clip_model.safetensors");
     let bundle = look.tell(place, diagnostics)?;
     Some(OpenClip { bundle, embed_dim: config?.model_cfg.embed_dim })
 }
@@ -186,38 +187,6 @@ impl Look {
     fn tensors(&mut self, name: &str) -> Option<Header> {
         let path = self.need(name)?;
         tensors::header(&path).map_err(|error| self.damaged.push(format!("{name} {}", chain(&error)))).ok()
-    }
-
-    /// The weights of a model: whole, in shards named by an index, or in half precision; the first that is there.
-    fn weights(&mut self, below: &str, stems: &[&str]) {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-        let there = |name: &String| self.folder.join(name).is_file();
-        for stem in stems {
-            let [whole, index, half] = [".safetensors", ".safetensors.index.json", ".fp16.safetensors"]
-                .map(|ending| format!("{below}{stem}{ending}"));
-            if there(&whole) {
-                self.tensors(&whole);
-                return;
-            }
-            if there(&index) {
-                let shards: BTreeSet<String> = self
-                    .json::<Index>(&index)
-                    .map(|index| index.weight_map.into_values().collect())
-                    .unwrap_or_default();
-                for shard in shards {
-                    self.tensors(&format!("{below}{shard}"));
-                }
-                return;
-            }
-            if there(&half) {
-                self.tensors(&half);
-                return;
-            }
-        }
-        self.missing.push(format!("{below}{}.safetensors", stems[0]));
     }
 
     /// Voxels and features of a head: `weight` is [voxels, features], `bias` [voxels].

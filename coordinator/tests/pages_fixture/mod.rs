@@ -230,8 +230,12 @@ type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArgume
 
 /// A digest that stands for `text`.
 pub fn digest(text: &str) -> Digest {
+    digest_of(text.as_bytes())
+}
+
+pub fn digest_of(bytes: &[u8]) -> Digest {
     use sha2::Digest as _;
-    Digest::from_bytes(&sha2::Sha256::digest(text.as_bytes()).into())
+    Digest::from_bytes(&sha2::Sha256::digest(bytes).into())
 }
 
 /// The spec of a condition with the miniature's settings.

@@ -233,31 +233,17 @@ regions: { mix: { terms: [{ roi: a }, { roi: b, weight: -1 }, { cluster: c, weig
 }
 
 #[test]
-fn sharded_and_half_precision_weights_are_found() {
+fn weights_that_workers_do_not_read_do_not_stand_for_those_that_they_do() {
     let copy = Copy::new();
-    let unet = fs::read(copy.path("sd/unet/diffusion_pytorch_model.safetensors")).unwrap();
-    fs::remove_file(copy.path("sd/unet/diffusion_pytorch_model.safetensors")).unwrap();
-    copy.replace("sd/unet/diffusion_pytorch_model.fp16.safetensors", &unet);
-    fs::rename(copy.path("coca/open_clip_model.safetensors"), copy.path("coca/part1.safetensors")).unwrap();
-    let index = r#"{"weight_map": {"x": "part1.safetensors", "y": "part2.safetensors"}}"#;
-    copy.replace("coca/open_clip_model.safetensors.index.json", index);
+    let (unet, coca) = ("sd/unet/diffusion_pytorch_model", "coca/open_clip_model");
+    let rename = |from: &str, to: &str| fs::rename(copy.path(from), copy.path(to)).unwrap();
+    rename(&format!("{unet}.safetensors"), &format!("{unet}.fp16.safetensors"));
+    rename(&format!("{coca}.safetensors"), &format!("{coca}-00001-of-00001.safetensors"));
+    copy.replace(&format!("{coca}.safetensors.index.json"), r#"{"weight_map": {}}"#);
     let loaded = copy.read(&miniature(FACE));
     let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
-    assert_eq!(missing, [&copy.path("coca/part2.safetensors")], "{}", findings(&loaded));
-
-    copy.replace("coca/part2.safetensors", super::safetensors(&[]));
-    let condition = sample(&copy.read(&miniature(FACE)), 0);
-    let names = |folder: &protocol::job::ModelFolder| {
-        folder
-            .files
-            .iter()
-            .map(|file| file.name.clone())
-            .filter(|name| name.contains("safetensors"))
-            .collect::<Vec<_>>()
-    };
-    assert!(names(&condition.models.diffusion).contains(&"unet/diffusion_pytorch_model.fp16.safetensors".to_owned()));
-    let shards = ["open_clip_model.safetensors.index.json", "part1.safetensors", "part2.safetensors"];
-    assert_eq!(names(&condition.models.probe), shards);
+    let whole = [unet, coca].map(|stem| copy.path(&format!("{stem}.safetensors")));
+    assert_eq!(missing, [&whole[0], &whole[1]], "{}", findings(&loaded));
 }
 
 /// A NIfTI-1 file of float32 values, first axis fastest.

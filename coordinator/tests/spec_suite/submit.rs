@@ -1,53 +1,13 @@
-//! The `submit` command against a job table that records what reaches it.
+//! The `submit` command on databases of its own.
 
 use super::{Copy, miniature, no_hub, repository};
 use clap::Parser;
 use coordinator::cli::Database;
-use coordinator::cli::submit::job_table::{JobTable, Preview, Submitted};
 use coordinator::cli::submit::report::Report;
 use coordinator::cli::submit::{Args, MISSING, OK, REFUSED};
-use coordinator::plan::Plan;
 use coordinator::spec::files::Digests;
-use protocol::ids::ExperimentId;
-use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-
-/// What reached the job table: `open`, `preview NAME JOBS`, `submit NAME JOBS`.
-type Calls = Rc<RefCell<Vec<String>>>;
-
-struct Recorder(Calls);
-
-impl JobTable for Recorder {
-    async fn submit(&self, plan: &Plan) -> anyhow::Result<Submitted> {
-        self.0.borrow_mut().push(format!("submit {} {}", plan.experiment.name, plan.jobs()));
-        Ok(Submitted {
-            experiment: ExperimentId(7),
-            created: false,
-            new_conditions: 2,
-            new_jobs: 32,
-            existing_jobs: plan.jobs() - 32,
-            unlisted_conditions: 1,
-        })
-    }
-
-    async fn preview(&self, plan: &Plan) -> anyhow::Result<Preview> {
-        self.0.borrow_mut().push(format!("preview {} {}", plan.experiment.name, plan.jobs()));
-        Ok(Preview {
-            exists: Some(ExperimentId(7)),
-            new_conditions: 2,
-            existing_jobs: plan.jobs() - 32,
-            new_jobs: 32,
-            unlisted_conditions: 1,
-            measured_seconds_per_image: Some(4.5),
-        })
-    }
-
-    async fn close(self) {
-        self.0.borrow_mut().push("close".to_owned());
-    }
-}
 
 #[derive(Debug, clap::Parser)]
 struct CommandLine {
@@ -65,16 +25,9 @@ fn the_command_line_takes_several_files_and_needs_one() {
     assert!(parse(&["--dry-run"]).is_err());
 }
 
-async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> (Report, Vec<String>) {
-    let calls = Calls::default();
+async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> Report {
     let submit = Args { files, database: Database { db: db.to_owned() }, dry_run, json: false };
-    let open = async |_: &Path| {
-        calls.borrow_mut().push("open".to_owned());
-        Ok(Recorder(calls.clone()))
-    };
-    let report = submit.execute(&no_hub(), &mut Digests::default(), open).await.unwrap();
-    let calls = calls.take();
-    (report, calls)
+    submit.execute(&no_hub(), &mut Digests::default()).await.unwrap()
 }
 
 fn experiment(name: &str) -> PathBuf {
@@ -92,8 +45,8 @@ fn without_data(scratch: &Path) -> PathBuf {
 async fn a_dry_run_without_a_database_opens_none_and_shows_the_plan() {
     let scratch = tempfile::tempdir().unwrap();
     let db = scratch.path().join("jobs.db");
-    let (report, calls) = execute(vec![experiment("miniature.yaml")], &db, true).await;
-    assert_eq!((report.exit_code, calls.len(), db.exists()), (OK, 0, false));
+    let report = execute(vec![experiment("miniature.yaml")], &db, true).await;
+    assert_eq!((report.exit_code, db.exists()), (OK, false));
     assert_eq!(report.findings(false), "");
     let expected = format!(
         "\
@@ -109,29 +62,51 @@ miniature ({})
     assert_eq!(report.human(), expected);
 }
 
+/// The miniature's face and text, the first `seeds` seeds, at one γ.
+fn small(copy: &Copy, gamma: u32, seeds: u32) -> PathBuf {
+    let file = copy.root.path().join("experiments/small.yaml");
+    let grid = format!("grid: {{ subject: sim01, region: [face, text], seed: {{ start: 0, count: {seeds} }} }}\n");
+    fs::write(&file, miniature(&format!("{grid}sampling: {{ size: 32, gamma: {gamma} }}\n"))).unwrap();
+    file
+}
+
 #[tokio::test]
-async fn a_dry_run_on_a_database_previews_and_estimates_from_what_was_measured() {
-    let scratch = tempfile::tempdir().unwrap();
-    let db = scratch.path().join("jobs.db");
-    fs::write(&db, "").unwrap();
-    let (report, calls) = execute(vec![experiment("miniature.yaml")], &db, true).await;
-    assert_eq!(calls, ["open", "preview miniature 160", "close"]);
-    assert_eq!(report.exit_code, OK);
-    let human = report.human();
-    assert!(human.contains("32 jobs in 2 new conditions; 128 there before"), "{human}");
-    assert!(human.contains("0.04 for 32 jobs of 4.500 s (measured on this experiment's finished jobs)"), "{human}");
-    assert!(human.contains("1 condition of this experiment is not in the file any more"), "{human}");
-    let json = serde_json::to_value(&report).unwrap();
-    assert_eq!(json["files"][0]["preview"]["existing_jobs"], 128);
-    assert_eq!(json["files"][0]["experiment"]["jobs"], 160);
+async fn a_submit_says_what_is_new_what_was_there_and_what_is_not_listed_any_more() {
+    let copy = Copy::new();
+    let db = copy.root.path().join("jobs.db");
+    let submit = async |gamma, seeds| execute(vec![small(&copy, gamma, seeds)], &db, false).await.human();
+    assert_eq!(submit(14, 3).await, "experiment 1 `mini` created: 6 new jobs in 2 new conditions, 0 there before\n");
+    assert_eq!(submit(14, 5).await, "experiment 1 `mini` updated: 4 new jobs in 0 new conditions, 6 there before\n");
+    let expected = "\
+experiment 1 `mini` updated: 10 new jobs in 2 new conditions, 0 there before
+  note: 2 conditions of this experiment are not in the file any more (a changed parameter makes new conditions); they keep their jobs
+";
+    assert_eq!(submit(20, 5).await, expected);
+}
+
+#[tokio::test]
+async fn a_dry_run_on_a_database_says_what_submitting_would_add_and_adds_nothing() {
+    let copy = Copy::new();
+    let db = copy.root.path().join("jobs.db");
+    execute(vec![small(&copy, 14, 3)], &db, false).await;
+    for _ in 0..2 {
+        let report = execute(vec![small(&copy, 14, 5)], &db, true).await;
+        assert_eq!(report.exit_code, OK);
+        let human = report.human();
+        assert!(human.contains("4 jobs in 0 new conditions; 6 there before"), "{human}");
+        assert!(human.contains(" for 4 jobs of "), "{human}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["files"][0]["preview"]["existing_jobs"], 6);
+        assert_eq!(json["files"][0]["experiment"]["jobs"], 10);
+    }
 }
 
 #[tokio::test]
 async fn a_dry_run_with_missing_files_counts_lists_them_and_exits_3() {
     let scratch = tempfile::tempdir().unwrap();
     let files = vec![without_data(scratch.path())];
-    let (report, calls) = execute(files, Path::new("/nonexistent/jobs.db"), true).await;
-    assert_eq!((report.exit_code, calls.len()), (MISSING, 0));
+    let report = execute(files, Path::new("/nonexistent/jobs.db"), true).await;
+    assert_eq!(report.exit_code, MISSING);
     let human = report.human();
     for line in [
         "  conditions  8 = 4 subjects × 2 regions\n",
@@ -158,30 +133,16 @@ async fn a_submit_with_anything_missing_or_wrong_in_any_file_writes_nothing() {
     let good = experiment("miniature.yaml");
     let missing = without_data(scratch.path());
     for bad in [missing.clone(), wrong.clone()] {
-        let (report, calls) = execute(vec![good.clone(), bad], &db, false).await;
-        assert_eq!((report.exit_code, calls.len()), (REFUSED, 0));
+        let report = execute(vec![good.clone(), bad], &db, false).await;
+        assert_eq!((report.exit_code, db.exists()), (REFUSED, false));
         assert_eq!(report.human(), "");
         assert!(report.findings(false).ends_with("in 1 file; nothing was submitted\n"), "{}", report.findings(false));
     }
-    let (report, calls) = execute(vec![wrong, good, missing], &db, true).await;
-    assert_eq!((report.exit_code, calls.len()), (REFUSED, 0));
+    let report = execute(vec![wrong, good, missing], &db, true).await;
+    assert_eq!((report.exit_code, db.exists()), (REFUSED, false));
     let findings = report.findings(false);
     assert!(findings.contains("wrong.yaml:2:7: `kind` cannot be `simple`"), "{findings}");
     assert!(findings.contains("ofa_ffa.yaml:"), "{findings}");
-}
-
-#[tokio::test]
-async fn a_submit_says_what_is_new_what_was_there_and_what_is_not_listed_any_more() {
-    let scratch = tempfile::tempdir().unwrap();
-    let db = scratch.path().join("jobs.db");
-    let (report, calls) = execute(vec![experiment("miniature.yaml")], &db, false).await;
-    assert_eq!(calls, ["open", "submit miniature 160", "close"]);
-    assert_eq!(report.exit_code, OK);
-    let expected = "\
-experiment 7 `miniature` updated: 32 new jobs in 2 new conditions, 128 there before
-  note: 1 condition of this experiment is not in the file any more (a changed parameter makes new conditions); it keeps its jobs
-";
-    assert_eq!(report.human(), expected);
 }
 
 #[tokio::test]
@@ -193,8 +154,9 @@ async fn two_files_of_one_name_are_refused() {
     for file in &files {
         fs::write(file, &text).unwrap();
     }
-    let (report, calls) = execute(files, &copy.root.path().join("jobs.db"), false).await;
-    assert_eq!((report.exit_code, calls.len()), (REFUSED, 0));
+    let db = copy.root.path().join("jobs.db");
+    let report = execute(files, &db, false).await;
+    assert_eq!((report.exit_code, db.exists()), (REFUSED, false));
     let findings = report.findings(false);
     assert!(findings.contains("b.yaml:1:7: the experiment is named `mini`, as the one in"), "{findings}");
 }

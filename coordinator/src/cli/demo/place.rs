@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 const EXPERIMENT: &str = "experiments/miniature.yaml";
+/// Name of the database in the demo's folder.
+pub const DATABASE: &str = "braindive.db";
 
 /// Why a demo cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,7 @@ pub fn folder(named: Option<PathBuf>) -> Result<PathBuf, PlaceError> {
             .map(tempfile::TempDir::keep)
             .map_err(|source| PlaceError::Folder { path: std::env::temp_dir(), source });
     };
-    let database = path.join("braindive.db");
+    let database = path.join(DATABASE);
     if database.exists() {
         return Err(PlaceError::Taken { folder: path, database });
     }

@@ -1,21 +1,18 @@
 //! `coordinator submit`: experiment files into the job table, or what that would do.
 
-pub mod job_table;
 pub mod report;
 
 use super::Database;
-use crate::plan::Plan;
-use crate::queue::access::Access;
+use crate::queue::access::{Access, Preview};
 use crate::spec::files::Digests;
 use crate::spec::model::HubCache;
 use crate::spec::summary::Summary;
 use crate::spec::{self, Loaded};
 use anyhow::Context;
-use job_table::{JobTable, Preview};
 use report::{FileReport, Report};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// All files are submitted, or everything is there for it (`--dry-run`).
@@ -45,17 +42,9 @@ pub struct Args {
 }
 
 impl Args {
+    /// Findings go to standard error, the rest to standard output; `--json` has both in its one document.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        self.run_on(async |db: &Path| Ok(Access::open(db).await?)).await
-    }
-
-    /// Runs the command against the table that `open` opens at the database's path; the answer is the exit code. Findings
-    /// go to standard error, the rest to standard output; `--json` has both in its one document.
-    pub async fn run_on<T: JobTable>(
-        &self,
-        open: impl AsyncFn(&Path) -> anyhow::Result<T>,
-    ) -> anyhow::Result<ExitCode> {
-        let report = self.execute(&HubCache::from_env(), &mut Digests::new(true), open).await?;
+        let report = self.execute(&HubCache::from_env(), &mut Digests::new(true)).await?;
         if self.json {
             writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
         } else {
@@ -65,13 +54,8 @@ impl Args {
         Ok(ExitCode::from(report.exit_code))
     }
 
-    /// What [`Args::run_on`] does, without the printing.
-    pub async fn execute<T: JobTable>(
-        &self,
-        hub: &HubCache,
-        digests: &mut Digests,
-        open: impl AsyncFn(&Path) -> anyhow::Result<T>,
-    ) -> anyhow::Result<Report> {
+    /// What [`Args::run`] does, without the printing.
+    pub async fn execute(&self, hub: &HubCache, digests: &mut Digests) -> anyhow::Result<Report> {
         let mut loaded: Vec<Loaded> = self.files.iter().map(|path| spec::load(path, hub, digests)).collect();
         refuse_same_names(&mut loaded);
         let mistakes = loaded.iter().any(|file| file.diagnostics.has_mistakes());
@@ -84,7 +68,7 @@ impl Args {
 
         // A dry run creates no database: where there is none, nothing exists yet.
         let open_it = if self.dry_run { self.database.db.exists() } else { exit_code == OK };
-        let table = if open_it { Some(open(&self.database.db).await?) } else { None };
+        let table = if open_it { Some(Access::open(&self.database.db).await?) } else { None };
         let files = self.each(loaded, table.as_ref()).await;
         if let Some(table) = table {
             table.close().await;
@@ -92,7 +76,7 @@ impl Args {
         Ok(Report { dry_run: self.dry_run, database: self.database.db.clone(), exit_code, files: files? })
     }
 
-    async fn each<T: JobTable>(&self, loaded: Vec<Loaded>, table: Option<&T>) -> anyhow::Result<Vec<FileReport>> {
+    async fn each(&self, loaded: Vec<Loaded>, table: Option<&Access>) -> anyhow::Result<Vec<FileReport>> {
         let mut files = Vec::with_capacity(loaded.len());
         for file in loaded {
             files.push(self.file(file, table).await?);
@@ -101,7 +85,7 @@ impl Args {
     }
 
     /// Submits one file, or looks up what submitting it would do; without a table, neither.
-    async fn file<T: JobTable>(&self, loaded: Loaded, table: Option<&T>) -> anyhow::Result<FileReport> {
+    async fn file(&self, loaded: Loaded, table: Option<&Access>) -> anyhow::Result<FileReport> {
         let Loaded { path, diagnostics, draft, plan } = loaded;
         let experiment = draft.as_ref().map(Summary::of);
         let at = || format!("the experiment of {}", path.display());
@@ -113,7 +97,7 @@ impl Args {
             (Some(plan), Some(table)) => {
                 submitted = Some(table.submit(plan).await.with_context(|| format!("submitting {}", at()))?);
             }
-            (Some(plan), None) if self.dry_run => preview = Some(all_new(plan)),
+            (Some(plan), None) if self.dry_run => preview = Some(Preview::all_new(plan)),
             _ => {}
         }
         let estimate = experiment.as_ref().filter(|_| self.dry_run).map(|summary| match &preview {
@@ -121,18 +105,6 @@ impl Args {
             None => summary.estimate(summary.jobs, None),
         });
         Ok(FileReport { file: path, experiment, preview, submitted, estimate, diagnostics })
-    }
-}
-
-/// The preview of a plan in an empty database.
-fn all_new(plan: &Plan) -> Preview {
-    Preview {
-        exists: None,
-        new_conditions: plan.conditions.len() as u64,
-        existing_jobs: 0,
-        new_jobs: plan.jobs(),
-        unlisted_conditions: 0,
-        measured_seconds_per_image: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `submit` found and did, as text and as JSON.
 
-use super::job_table::{Preview, Submitted};
+use crate::queue::access::{Preview, Submitted};
 use crate::spec::diagnose::Diagnostics;
 use crate::spec::summary::{Estimate, Summary, plural};
 use serde::Serialize;

@@ -40,14 +40,7 @@ impl Store {
     /// What [`Store::submit`] would do; writes nothing.
     pub async fn preview(&mut self, plan: &Plan) -> Result<Preview> {
         let Some(experiment) = self.experiment_id(&plan.experiment.name).await? else {
-            return Ok(Preview {
-                exists: None,
-                new_conditions: plan.conditions.len() as u64,
-                existing_jobs: 0,
-                new_jobs: plan.jobs(),
-                unlisted_conditions: 0,
-                measured_seconds_per_image: None,
-            });
+            return Ok(Preview::all_new(plan));
         };
         let (listed, existing_jobs): (i64, i64) = sqlx::query_as(
             "SELECT count(*), coalesce(sum((SELECT count(*) FROM job WHERE condition_id = condition.id

@@ -111,12 +111,16 @@ impl Snapshot {
         .map_err(reading("the best image of each condition"))
     }
 
-    /// Images that came in during the last `window` milliseconds.
-    pub async fn images_within(&mut self, window: i64) -> Result<u64, ViewError> {
-        sqlx::query_scalar("SELECT count(*) FROM result WHERE counted = 1 AND created_at > ?1")
-            .bind(self.now - window)
-            .fetch_one(&mut *self.tx)
-            .await
-            .map_err(reading("the rate of images"))
+    /// Images per hour since the first one of the last `window` milliseconds; `None` if fewer than two came in.
+    pub async fn images_per_hour(&mut self, window: i64) -> Result<Option<f64>, ViewError> {
+        let (images, first): (i64, Option<i64>) =
+            sqlx::query_as("SELECT count(*), min(created_at) FROM result WHERE counted = 1 AND created_at > ?1")
+                .bind(self.now - window)
+                .fetch_one(&mut *self.tx)
+                .await
+                .map_err(reading("the rate of images"))?;
+        // The first image only starts the clock: a campaign that has just begun is not slow.
+        let since = first.map_or(0, |first| self.now - first).max(1);
+        Ok((images > 1).then(|| (images - 1) as f64 * 3_600_000.0 / since as f64))
     }
 }

@@ -1,10 +1,10 @@
 //! Times and durations as people read them. Times are milliseconds since 1970 (UTC), as in the database.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::queue::clock::Clock;
 
-/// Milliseconds since 1970 (UTC).
+/// Milliseconds since 1970 (UTC), by the machine's clock.
 pub fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    Clock::System.now()
 }
 
 /// For example `2026-11-23 14:47:03`, in UTC.

@@ -6,6 +6,9 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+/// A worker that was not heard of for this long is history, milliseconds.
+pub const WORKER_HISTORY: i64 = 24 * 3_600_000;
+
 /// A worker process.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Worker {
