@@ -5,6 +5,7 @@ use crate::layers::Linear;
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -22,18 +23,11 @@ pub struct Head {
 }
 
 /// `config.json` beside the head; it may be missing.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct HeadConfig {
     image_size: Option<usize>,
-    normalize: bool,
     rois: BTreeMap<String, Vec<usize>>,
-}
-
-impl Default for HeadConfig {
-    fn default() -> Self {
-        Self { image_size: None, normalize: true, rois: BTreeMap::new() }
-    }
 }
 
 impl Head {
@@ -54,11 +48,10 @@ impl Head {
         };
         let bias = weights.get(&[voxels], "bias")?;
         let config_path = path.with_file_name("config.json");
-        let config = if config_path.exists() { read_config(&config_path)? } else { HeadConfig::default() };
-        if !config.normalize {
-            let (key, found, expected) = ("normalize".to_owned(), "false".to_owned(), "true".to_owned());
-            return Err(Error::Unsupported { path: config_path, key, found, expected });
-        }
+        let config = match config_path.exists() {
+            true => read_config(&config_path, &json!({ "normalize": true }))?,
+            false => HeadConfig::default(),
+        };
         for (region, rows) in &config.rois {
             check_voxels(region, rows, voxels)?;
         }

@@ -9,6 +9,7 @@ pub use objective::{Objective, Target, Term};
 pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
 
 use crate::error::{Error, Result};
+use crate::models::open_clip::unit_norm;
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -68,8 +69,7 @@ impl Encoder {
     pub fn encode(&self, image: &Tensor) -> candle_core::Result<Encoding> {
         let clip_input = self.backbone.preprocess(image)?;
         let clip_features = self.backbone.forward(&clip_input)?;
-        let norm = clip_features.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-12)?;
-        let unit_features = clip_features.broadcast_div(&norm)?;
+        let unit_features = unit_norm(&clip_features)?;
         Ok(Encoding { clip_input, clip_features, unit_features })
     }
 

@@ -36,11 +36,17 @@ impl Objective {
     /// the size of their weights.
     pub fn effective_gamma(&self, gamma: f64) -> f64 {
         let size: f64 = self.terms.iter().map(|term| term.weight.abs()).sum();
+        if size == 0.0 {
+            return 0.0;
+        }
         let share = |term: &Term| term.weight.abs() / size * term.voxels.len() as f64 / term.denominator as f64;
         gamma * self.terms.iter().map(share).sum::<f64>()
     }
 
     /// The objective's value. `voxels`: [N], predicted activation of every voxel of the head, z-scored beta units.
+    ///
+    /// # Panics
+    /// If a region names a voxel that is not among `voxels`, which [`Objective::target`] refuses.
     pub fn value(&self, voxels: &[f64]) -> f64 {
         let sum = |term: &Term| term.voxels.iter().map(|&voxel| voxels[voxel]).sum::<f64>();
         self.terms.iter().map(|term| term.weight * sum(term) / term.denominator as f64).sum()
@@ -131,6 +137,8 @@ mod tests {
         assert!((found - expected).abs() < 1e-15, "{found} {expected}");
         assert!((objective.value(&v) - expected).abs() < 1e-15);
         assert!((objective.effective_gamma(90.0) - 90.0 * (1.0 + 0.5 / 3.0) / 1.5).abs() < 1e-12);
+        let ignored = Objective { terms: vec![Term { weight: 0.0, ..Term::mean("a", vec![0]) }] };
+        assert_eq!(ignored.effective_gamma(90.0), 0.0);
     }
 
     #[test]

@@ -48,7 +48,10 @@ impl Attention {
     fn geometry(&self, q: &[usize], k: &[usize]) -> Result<Geometry> {
         match (q, k) {
             (&[batch, queries, width], &[k_batch, keys, k_width])
-                if batch == k_batch && width == k_width && width.is_multiple_of(self.heads) =>
+                if batch == k_batch
+                    && width == k_width
+                    && width.is_multiple_of(self.heads)
+                    && queries.min(keys).min(width) > 0 =>
             {
                 let mask_stride = match self.mask.as_ref().map(Tensor::dims) {
                     None => 0,
@@ -332,5 +335,7 @@ mod tests {
         assert!(Attention::new(4).forward(&x, &x, &x).is_err());
         assert!(Attention::new(2).forward(&x, &random(&[1, 4, 8], 1), &x).is_err());
         assert!(Attention::new(2).with_mask(&random(&[3, 4], 1)).unwrap().forward(&x, &x, &x).is_err());
+        assert!(Attention::new(2).forward(&x, &random(&[1, 0, 6], 1), &random(&[1, 0, 6], 1)).is_err());
+        assert!(Attention::new(2).forward(&random(&[1, 0, 6], 1), &x, &x).is_err());
     }
 }

@@ -43,18 +43,9 @@ impl Conv2d {
         Ok(Self { weight, bias: None, stride: kernel, padding: 0 })
     }
 
-    /// `weight`: [outputs, inputs, kernel, kernel]; `bias`: [outputs].
-    ///
-    /// # Errors
-    /// The tensors cannot be made contiguous.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Self> {
-        let bias = bias.map(|b| b.detach().contiguous()).transpose()?;
-        Ok(Self { weight: weight.detach().contiguous()?, bias, stride, padding })
-    }
-
-    /// The same layer with another stride.
+    /// The same layer with another stride, at least 1.
     #[must_use]
-    pub fn with_stride(self, stride: usize) -> Self {
+    pub(crate) fn with_stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 
@@ -262,6 +253,10 @@ mod tests {
     use super::super::gradient_check::{assert_close, assert_gradient, random};
     use super::*;
 
+    fn layer(weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Conv2d {
+        Conv2d { weight: weight.clone(), bias: bias.cloned(), stride, padding }
+    }
+
     #[test]
     fn equals_candles_convolution_and_its_gradient_is_exact() {
         // (inputs, outputs, kernel, stride, padding, height, width)
@@ -276,7 +271,7 @@ mod tests {
         for (inputs, outputs, kernel, stride, padding, height, width) in cases {
             let weight = random(&[outputs, inputs, kernel, kernel], 1);
             let (bias, x) = (random(&[outputs], 2), random(&[2, inputs, height, width], 3));
-            let layer = Conv2d::new(&weight, Some(&bias), stride, padding).unwrap();
+            let layer = layer(&weight, Some(&bias), stride, padding);
             let composed = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
             let composed = composed.broadcast_add(&bias.reshape((1, outputs, 1, 1)).unwrap()).unwrap();
             assert_close(&layer.forward(&x).unwrap(), &composed, 1e-12);
@@ -287,7 +282,7 @@ mod tests {
     #[test]
     fn an_image_of_several_tiles_equals_candles_convolution() {
         let (weight, x) = (random(&[8, 64, 3, 3], 1), random(&[1, 64, 40, 40], 2));
-        let layer = Conv2d::new(&weight, None, 1, 1).unwrap();
+        let layer = layer(&weight, None, 1, 1);
         assert_close(&layer.forward(&x).unwrap(), &x.conv2d(&weight, 1, 1, 1, 1).unwrap(), 1e-11);
         assert_gradient(&x, |x| layer.forward(x));
     }
@@ -295,7 +290,7 @@ mod tests {
     #[test]
     fn the_result_does_not_depend_on_the_number_of_threads() {
         let (weight, x) = (random(&[48, 64, 3, 3], 1), random(&[1, 64, 40, 40], 2));
-        let layer = Conv2d::new(&weight, None, 1, 1).unwrap();
+        let layer = layer(&weight, None, 1, 1);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| super::super::gradient_check::gradient(&x, &|x: &Tensor| layer.forward(x)).0)
@@ -305,7 +300,7 @@ mod tests {
 
     #[test]
     fn another_number_of_channels_is_an_error() {
-        let layer = Conv2d::new(&random(&[2, 3, 3, 3], 1), None, 1, 1).unwrap();
+        let layer = layer(&random(&[2, 3, 3, 3], 1), None, 1, 1);
         assert!(layer.forward(&random(&[1, 4, 8, 8], 2)).is_err());
     }
 }

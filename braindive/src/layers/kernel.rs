@@ -102,6 +102,7 @@ pub(crate) fn with_optional<T: Element, R>(tensor: Option<&Tensor>, body: impl F
 const PARALLEL_WORK: usize = 1 << 21;
 
 /// Calls `body(i, chunk)` for every chunk of `output`, on all cores if `work`, the number of operations in all, is worth it.
+/// An empty output has no chunks, whatever their length.
 /// Chunks never depend on the number of threads, so neither does the result.
 pub(crate) fn for_each_chunk<T: Send>(
     output: &mut [T],
@@ -109,6 +110,9 @@ pub(crate) fn for_each_chunk<T: Send>(
     work: usize,
     body: impl Fn(usize, &mut [T]) + Send + Sync,
 ) {
+    if output.is_empty() {
+        return;
+    }
     if work < PARALLEL_WORK || output.len() <= chunk {
         output.chunks_mut(chunk).enumerate().for_each(|(i, chunk)| body(i, chunk));
     } else {

@@ -38,8 +38,12 @@ impl Linear {
     /// `weight`: [outputs, inputs]; `bias`: [outputs].
     ///
     /// # Errors
-    /// The tensors cannot be made contiguous.
+    /// `weight` is no matrix, or `bias` has not one element per output.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let (outputs, _) = weight.dims2()?;
+        if let Some(bias) = bias.filter(|bias| bias.dims() != [outputs]) {
+            candle_core::bail!("a linear layer of {outputs} outputs was given a bias of shape {:?}", bias.dims());
+        }
         Ok(Self { weight: weight.detach().contiguous()?, bias: bias.map(|b| b.detach().contiguous()).transpose()? })
     }
 
@@ -132,7 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn another_number_of_features_is_an_error() {
-        assert!(Linear::new(&random(&[5, 7], 1), None).unwrap().forward(&random(&[2, 6], 2)).is_err());
+    fn shapes_that_do_not_fit_are_errors() {
+        let weight = random(&[5, 7], 1);
+        assert!(Linear::new(&weight, None).unwrap().forward(&random(&[2, 6], 2)).is_err());
+        assert!(Linear::new(&weight, Some(&random(&[1], 2))).is_err());
+    }
+
+    #[test]
+    fn an_empty_batch_gives_an_empty_result() {
+        let layer = Linear::new(&random(&[5, 7], 1), None).unwrap();
+        assert_eq!(layer.forward(&random(&[0, 7], 2)).unwrap().dims(), [0, 5]);
     }
 }

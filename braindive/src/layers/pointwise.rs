@@ -2,6 +2,7 @@
 
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
 use candle_core::{Result, Shape, Tensor, bail};
+use serde::Deserialize;
 
 /// Elements per task.
 const CHUNK: usize = 1 << 14;
@@ -11,8 +12,9 @@ const INV_SQRT_2: f64 = std::f64::consts::FRAC_1_SQRT_2;
 /// 1/√(2π)
 const INV_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 
-/// An activation function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An activation function; in configurations `silu`, `gelu`, `quick_gelu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// x·σ(x)
     Silu,

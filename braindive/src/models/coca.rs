@@ -1,14 +1,14 @@
 //! CoCa (Yu et al. 2022) as OpenCLIP publishes it: an image tower with attentional pooling, and a text tower with a learned class
 //! token. The captioning decoder (`text_decoder.*`) plays no part in classifying and is not read.
 
-use super::clip_text::{ModelConfig, unit_norm};
+use super::open_clip::{LAYER_NORM_EPS, ModelConfig, OpenClipConfig, unit_norm};
 use super::text_transformer::{TextTransformer, causal_mask};
-use super::vit::{ClipConfig, LAYER_NORM_EPS, Trunk};
+use super::vit::Trunk;
 use crate::error::Result;
 use crate::image::RgbImage8;
 use crate::image::resize::shortest_side_center_crop;
 use crate::layers::{Attention, LayerNorm, Linear};
-use crate::weights::{Weights, read_config};
+use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
@@ -25,11 +25,10 @@ impl Coca {
     /// # Errors
     /// A file is missing or broken, or a tensor has another shape than the configuration says.
     pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let config = OpenClipConfig::read(folder)?;
         let weights = Weights::open(folder.join("open_clip_model.safetensors"), dtype, device)?;
-        Ok(Self {
-            image: ImageTower::load(folder, &weights.at("visual"))?,
-            text: TextTower::load(&ModelConfig::read(folder)?, &weights.at("text"))?,
-        })
+        let text = TextTower::load(&config.model_cfg, &weights.at("text"))?;
+        Ok(Self { image: ImageTower::load(config, &weights.at("visual"))?, text })
     }
 
     /// Token ids that a text is padded or cut to; the class token comes on top.
@@ -69,7 +68,7 @@ impl Coca {
 /// Keys below `visual`: those of the trunk, attn_pool, ln_post, proj.
 #[derive(Debug)]
 struct ImageTower {
-    config: ClipConfig,
+    config: OpenClipConfig,
     trunk: Trunk,
     pooler: AttentionalPooler,
     ln_post: LayerNorm,
@@ -78,12 +77,10 @@ struct ImageTower {
 }
 
 impl ImageTower {
-    fn load(folder: &Path, weights: &Weights) -> Result<Self> {
-        let path = folder.join("open_clip_config.json");
-        let config: ClipConfig = read_config(&path)?;
+    fn load(config: OpenClipConfig, weights: &Weights) -> Result<Self> {
         let (vision, features) = (&config.model_cfg.vision_cfg, config.model_cfg.embed_dim);
         Ok(Self {
-            trunk: Trunk::load(vision, config.model_cfg.activation(), weights, &path)?,
+            trunk: Trunk::load(vision, config.model_cfg.activation(), weights)?,
             pooler: AttentionalPooler::load(
                 vision.width,
                 features,
@@ -98,7 +95,7 @@ impl ImageTower {
 
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let pooled = self.pooler.forward(&self.trunk.forward(pixels)?)?;
-        unit_norm(&self.ln_post.forward(&pooled)?.matmul(&self.proj)?)
+        Ok(unit_norm(&self.ln_post.forward(&pooled)?.matmul(&self.proj)?)?)
     }
 }
 
@@ -164,7 +161,7 @@ impl TextTower {
     fn load(config: &ModelConfig, weights: &Weights) -> Result<Self> {
         let text = &config.text_cfg;
         Ok(Self {
-            transformer: TextTransformer::load_open_clip(&config.text_transformer(), weights)?,
+            transformer: TextTransformer::load_open_clip(config, weights)?,
             cls_emb: weights.get(&[text.width], "cls_emb")?.reshape((1, 1, text.width))?,
             text_projection: weights.get(&[text.width, config.embed_dim], "text_projection")?,
             context: text.context_length,
@@ -178,7 +175,7 @@ impl TextTower {
         let cls = self.cls_emb.broadcast_as((texts, 1, embeddings.dim(2)?))?;
         let states = self.transformer.forward(&Tensor::cat(&[embeddings, cls], 1)?, &self.mask(ids)?)?;
         let cls = states.narrow(1, tokens, 1)?.squeeze(1)?.contiguous()?;
-        unit_norm(&cls.matmul(&self.text_projection)?)
+        Ok(unit_norm(&cls.matmul(&self.text_projection)?)?)
     }
 
     /// Causal, and the class token does not look at key k if token k − 1 is padding: [texts, tokens + 1, tokens + 1].

@@ -2,6 +2,7 @@
 
 pub mod clip_text;
 pub mod coca;
+pub mod open_clip;
 pub mod residual_block;
 mod resnet;
 pub mod text;

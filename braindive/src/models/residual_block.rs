@@ -1,6 +1,6 @@
 //! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP and of `transformers`.
 
-use super::vit::LAYER_NORM_EPS;
+use super::open_clip::LAYER_NORM_EPS;
 use crate::error;
 use crate::layers::{Activation, Attention, LayerNorm, Linear};
 use crate::weights::Weights;

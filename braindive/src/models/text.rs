@@ -1,6 +1,6 @@
 //! Stable Diffusion's text encoder: the `CLIPTextModel` of `transformers`, with its published key names.
 
-use super::text_transformer::{Config, TextTransformer, causal_mask};
+use super::text_transformer::{TextTransformer, causal_mask};
 use super::tokenizer::{Dialect, Tokenizer};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
@@ -11,15 +11,17 @@ use std::path::Path;
 
 /// `text_encoder/config.json`.
 #[derive(Debug, Clone, Deserialize)]
-struct ConfigFile {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    max_position_embeddings: usize,
-    hidden_act: String,
-    layer_norm_eps: f64,
+pub(super) struct TextEncoderConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    /// Rows of the position table, and token ids that a prompt is padded or cut to.
+    pub max_position_embeddings: usize,
+    pub hidden_act: Activation,
+    pub layer_norm_eps: f64,
 }
 
 /// Prompts to the context of the UNet's cross-attention.
@@ -36,40 +38,20 @@ impl TextEncoder {
     /// published prefix `text_model.` or none.
     ///
     /// # Errors
-    /// A file is missing or broken, a tensor has another shape than the configuration says, or `hidden_act` is not a GELU.
+    /// A file is missing or broken, a tensor has another shape than the configuration says, or the heads do not divide the width.
     pub fn load(diffusion: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let folder = diffusion.join("text_encoder");
         let path = folder.join("config.json");
-        let config: ConfigFile = read_config(&path)?;
-        let activation = match config.hidden_act.as_str() {
-            "gelu" => Activation::Gelu,
-            "quick_gelu" => Activation::QuickGelu,
-            other => {
-                let expected = "gelu or quick_gelu".to_owned();
-                return Err(Error::Unsupported {
-                    path,
-                    key: "hidden_act".to_owned(),
-                    found: other.to_owned(),
-                    expected,
-                });
-            }
-        };
+        let config: TextEncoderConfig = read_config(&path, &serde_json::json!({}))?;
+        let (heads, width) = (config.num_attention_heads, config.hidden_size);
+        if heads == 0 || !width.is_multiple_of(heads) {
+            let (key, expected) = ("num_attention_heads".to_owned(), format!("a divisor of hidden_size, {width}"));
+            return Err(Error::Unsupported { path, key, found: heads.to_string(), expected });
+        }
         let weights = Weights::open(folder.join("model.safetensors"), dtype, device)?;
         let prefixed = weights.at("text_model");
         let weights = if prefixed.contains("final_layer_norm.weight") { prefixed } else { weights };
-        let transformer = TextTransformer::load_transformers(
-            &Config {
-                vocabulary: config.vocab_size,
-                positions: config.max_position_embeddings,
-                width: config.hidden_size,
-                heads: config.num_attention_heads,
-                layers: config.num_hidden_layers,
-                hidden: config.intermediate_size,
-                activation,
-                layer_norm_eps: config.layer_norm_eps,
-            },
-            &weights,
-        )?;
+        let transformer = TextTransformer::load_transformers(&config, &weights)?;
         let tokenizer = Tokenizer::load(&diffusion.join("tokenizer"), Dialect::Transformers)?;
         Ok(Self { tokenizer, transformer, context: config.max_position_embeddings, device: device.clone() })
     }

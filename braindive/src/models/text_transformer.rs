@@ -1,26 +1,13 @@
 //! The transformer that all CLIP-like text towers share: token and position tables, causal residual blocks, final norm
 //! (Radford et al. 2021, section 2.4), under the key names of `transformers` and of OpenCLIP.
 
+use super::open_clip::{LAYER_NORM_EPS, ModelConfig};
 use super::residual_block::ResidualBlock;
+use super::text::TextEncoderConfig;
 use crate::error::Result;
-use crate::layers::{Activation, Attention, LayerNorm};
+use crate::layers::{Attention, LayerNorm};
 use crate::weights::Weights;
 use candle_core::{Device, Tensor};
-
-/// The sizes of a text transformer.
-#[derive(Debug, Clone)]
-pub(super) struct Config {
-    pub vocabulary: usize,
-    /// Rows of the position table.
-    pub positions: usize,
-    pub width: usize,
-    pub heads: usize,
-    pub layers: usize,
-    /// Width of the feed-forward layers.
-    pub hidden: usize,
-    pub activation: Activation,
-    pub layer_norm_eps: f64,
-}
 
 /// A text transformer with its embeddings.
 #[derive(Debug)]
@@ -39,15 +26,16 @@ impl TextTransformer {
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load_transformers(config: &Config, weights: &Weights) -> Result<Self> {
-        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+    pub fn load_transformers(config: &TextEncoderConfig, weights: &Weights) -> Result<Self> {
+        let (width, hidden, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let (embeddings, layers) = (weights.at("embeddings"), weights.at("encoder.layers"));
-        let block = |i| ResidualBlock::load_transformers(width, hidden, activation, eps, &layers.at(i));
+        let block = |i| ResidualBlock::load_transformers(width, hidden, config.hidden_act, eps, &layers.at(i));
         Ok(Self {
-            token_embedding: embeddings.get(&[config.vocabulary, width], "token_embedding.weight")?,
-            positional_embedding: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
-            heads: config.heads,
-            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+            token_embedding: embeddings.get(&[config.vocab_size, width], "token_embedding.weight")?,
+            positional_embedding: embeddings
+                .get(&[config.max_position_embeddings, width], "position_embedding.weight")?,
+            heads: config.num_attention_heads,
+            blocks: (0..config.num_hidden_layers).map(block).collect::<Result<_>>()?,
             final_norm: LayerNorm::load(width, eps, &weights.at("final_layer_norm"))?,
         })
     }
@@ -56,16 +44,18 @@ impl TextTransformer {
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load_open_clip(config: &Config, weights: &Weights) -> Result<Self> {
-        let &Config { width, hidden, activation, layer_norm_eps: eps, .. } = config;
+    pub fn load_open_clip(config: &ModelConfig, weights: &Weights) -> Result<Self> {
+        let (text, width) = (&config.text_cfg, config.text_cfg.width);
+        let positions = text.context_length + usize::from(text.embed_cls);
+        let hidden = (width as f64 * text.mlp_ratio) as usize;
         let layers = weights.at("transformer.resblocks");
-        let block = |i| ResidualBlock::load(width, hidden, activation, &layers.at(i));
+        let block = |i| ResidualBlock::load(width, hidden, config.activation(), &layers.at(i));
         Ok(Self {
-            token_embedding: weights.get(&[config.vocabulary, width], "token_embedding.weight")?,
-            positional_embedding: weights.get(&[config.positions, width], "positional_embedding")?,
-            heads: config.heads,
-            blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
-            final_norm: LayerNorm::load(width, eps, &weights.at("ln_final"))?,
+            token_embedding: weights.get(&[text.vocab_size, width], "token_embedding.weight")?,
+            positional_embedding: weights.get(&[positions, width], "positional_embedding")?,
+            heads: text.heads,
+            blocks: (0..text.layers).map(block).collect::<Result<_>>()?,
+            final_norm: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_final"))?,
         })
     }
 

@@ -4,11 +4,12 @@
 //! Keys: post_quant_conv, decoder.{conv_in, mid_block, up_blocks.N, conv_norm_out, conv_out}.
 
 use super::resnet::{ResnetBlock, ResnetShape, Upsample};
-use crate::error;
+use crate::error::{self, Error};
 use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Result, Tensor};
 use serde::Deserialize;
+use serde_json::json;
 use std::path::Path;
 
 /// The published autoencoder's group norms add this to the variance.
@@ -32,6 +33,36 @@ fn default_scaling_factor() -> f64 {
 }
 
 impl VaeConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or describes another decoder than that of Stable Diffusion 1 and 2.
+    pub fn read(path: &Path) -> error::Result<Self> {
+        let fixed = json!({
+            "act_fn": "silu",
+            "mid_block_add_attention": true,
+            "use_post_quant_conv": true,
+            "shift_factor": null,
+            "latents_mean": null,
+            "latents_std": null,
+        });
+        let config: Self = read_config(path, &fixed)?;
+        let unsupported = |key: &str, found: String, expected: String| {
+            Err(Error::Unsupported { path: path.to_owned(), key: key.to_owned(), found, expected })
+        };
+        if config.block_out_channels.is_empty() {
+            return unsupported("block_out_channels", "empty".to_owned(), "one number per level".to_owned());
+        }
+        let groups = config.norm_num_groups;
+        if let Some(channels) = config.block_out_channels.iter().find(|&&c| c == 0 || !c.is_multiple_of(groups)) {
+            return unsupported("norm_num_groups", groups.to_string(), format!("a divisor of {channels} channels"));
+        }
+        if !(config.scaling_factor.is_finite() && config.scaling_factor > 0.0) {
+            return unsupported("scaling_factor", config.scaling_factor.to_string(), "a positive number".to_owned());
+        }
+        Ok(config)
+    }
+
     /// Pixels per latent, along each axis.
     pub fn pixels_per_latent(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1)
@@ -57,7 +88,7 @@ impl VaeDecoder {
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
-        let config: VaeConfig = read_config(folder.as_ref().join("config.json"))?;
+        let config = VaeConfig::read(&folder.as_ref().join("config.json"))?;
         let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
         let (latents, groups) = (config.latent_channels, config.norm_num_groups);
         let shape = ResnetShape { groups, eps: EPS, time: None };

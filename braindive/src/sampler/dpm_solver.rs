@@ -1,7 +1,7 @@
 //! DPM-Solver++(2M), the midpoint multistep solver of second order (Lu et al. 2022, algorithm 2).
 
 use super::schedule::FinalSigma;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 /// Below this many steps the last one is of first order.
 const LOWER_ORDER_FINAL_BELOW: usize = 15;
@@ -48,16 +48,20 @@ impl DpmSolver {
     /// extrapolated from the previous x₀ by h/(2h₋₁) in steps of second order.
     ///
     /// # Errors
-    /// The tensors do not fit together.
+    /// The tensors do not fit together, or a step of second order has no previous one.
+    ///
+    /// # Panics
+    /// If there are not so many steps.
     pub fn step(&mut self, i: usize, noise_pred: &Tensor, latents: &Tensor) -> Result<Solved> {
         let pred_x0 = ((latents - (noise_pred * self.sigma[i])?)? / self.alpha[i])?;
         let h = self.lambda[i + 1] - self.lambda[i];
         let data = match &self.previous {
-            Some(previous) if !self.is_first_order(i) => {
+            _ if self.is_first_order(i) => pred_x0.clone(),
+            Some(previous) => {
                 let ratio = (self.lambda[i] - self.lambda[i - 1]) / h;
                 (&pred_x0 + ((&pred_x0 - previous)? * (0.5 / ratio))?)?
             }
-            _ => pred_x0.clone(),
+            None => bail!("step {i} of the solver is of second order, but step {} has not been taken", i - 1),
         };
         let latents =
             ((latents * (self.sigma[i + 1] / self.sigma[i]))? - (data * (self.alpha[i + 1] * (-h).exp_m1()))?)?;
@@ -94,6 +98,15 @@ mod tests {
         for (found, expected) in latents.to_vec1::<f64>().unwrap().iter().zip([0.7, -1.3]) {
             assert!((found - expected).abs() < 1e-12, "{found}");
         }
+    }
+
+    #[test]
+    fn a_step_without_its_predecessor_is_an_error() {
+        let alpha_bars = NoiseSchedule::scaled_linear(0.00085, 0.012, 1000).alpha_bars(20, FinalSigma::Zero).unwrap();
+        let x = Tensor::new(&[0.5f64], &Device::Cpu).unwrap();
+        let mut solver = DpmSolver::new(&alpha_bars, FinalSigma::Zero);
+        assert!(solver.step(3, &x, &x).is_err());
+        assert!(solver.resumed_from(x.clone()).step(3, &x, &x).is_ok());
     }
 
     /// Gaussian data of standard deviation s has a linear probability flow: x scales with √(ᾱ s² + 1 − ᾱ).

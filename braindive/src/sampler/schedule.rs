@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::weights::read_config;
 use candle_core::Tensor;
 use serde::Deserialize;
+use serde_json::json;
 use std::path::Path;
 
 /// ᾱ of every training timestep: latents at t are √ᾱ·x₀ + √(1−ᾱ)·noise.
@@ -27,14 +28,7 @@ pub enum FinalSigma {
 struct SchedulerConfig {
     beta_start: f64,
     beta_end: f64,
-    beta_schedule: String,
     num_train_timesteps: usize,
-    #[serde(default)]
-    prediction_type: Option<String>,
-    #[serde(default)]
-    timestep_spacing: Option<String>,
-    #[serde(default)]
-    trained_betas: Option<Vec<f64>>,
 }
 
 impl NoiseSchedule {
@@ -43,18 +37,18 @@ impl NoiseSchedule {
     /// # Errors
     /// The file cannot be read, or describes a schedule that is not scaled linear with ε-prediction.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let config: SchedulerConfig = read_config(&path)?;
+        let fixed = json!({
+            "beta_schedule": "scaled_linear",
+            "trained_betas": null,
+            "prediction_type": "epsilon",
+            "timestep_spacing": "linspace",
+            "rescale_betas_zero_snr": false,
+        });
+        let config: SchedulerConfig = read_config(&path, &fixed)?;
         let check = |fits: bool, key: &str, found: &str, expected: &str| {
             let (path, key, found) = (path.as_ref().to_owned(), key.to_owned(), found.to_owned());
             if fits { Ok(()) } else { Err(Error::Unsupported { path, key, found, expected: expected.to_owned() }) }
         };
-        let schedule = config.beta_schedule.as_str();
-        check(schedule == "scaled_linear", "beta_schedule", schedule, "scaled_linear")?;
-        check(config.trained_betas.is_none(), "trained_betas", "a list", "null")?;
-        let prediction = config.prediction_type.as_deref().unwrap_or("epsilon");
-        check(prediction == "epsilon", "prediction_type", prediction, "epsilon")?;
-        let spacing = config.timestep_spacing.as_deref().unwrap_or("linspace");
-        check(spacing == "linspace", "timestep_spacing", spacing, "linspace")?;
         let steps = config.num_train_timesteps;
         check(steps > 1, "num_train_timesteps", &steps.to_string(), "at least 2")?;
         let rising = 0.0 < config.beta_start && config.beta_start <= config.beta_end && config.beta_end < 1.0;
@@ -81,6 +75,9 @@ impl NoiseSchedule {
     }
 
     /// ᾱ at a training timestep.
+    ///
+    /// # Panics
+    /// If there are not so many training timesteps.
     pub fn alpha_bar(&self, timestep: usize) -> f64 {
         f64::from(self.alphas_cumprod[timestep])
     }

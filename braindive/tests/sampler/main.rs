@@ -6,3 +6,4 @@ mod double_precision;
 mod free_run;
 mod refusals;
 mod teacher_forced;
+mod transposed;

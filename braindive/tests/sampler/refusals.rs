@@ -75,6 +75,12 @@ fn a_model_with_another_configuration_names_the_tensor_that_does_not_fit() {
     std::fs::write(&config, text.replace("CrossAttnDownBlock2D", "AttnDownBlock2D")).unwrap();
     let message = load().unwrap_err().to_string();
     assert!(message.contains("down_block_types") && message.contains("AttnDownBlock2D"), "{message}");
+    std::fs::write(&config, text.replacen('{', "{\"addition_embed_type\": \"text_time\",", 1)).unwrap();
+    let message = load().unwrap_err().to_string();
+    assert!(message.contains("`addition_embed_type` is \"text_time\", expected null"), "{message}");
+    std::fs::write(&config, text.replace("\"norm_num_groups\": 8", "\"norm_num_groups\": 7")).unwrap();
+    let message = load().unwrap_err().to_string();
+    assert!(message.contains("`norm_num_groups` is 7, expected a divisor of 24 channels"), "{message}");
     std::fs::write(&config, text).unwrap();
     let weights = folder.path().join("vae/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();

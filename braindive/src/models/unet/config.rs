@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::weights::read_config;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// The part of the configuration that decides which layers there are.
@@ -24,32 +25,54 @@ pub struct UNetConfig {
     pub norm_eps: f64,
     #[serde(default)]
     pub use_linear_projection: bool,
-    #[serde(default)]
+    /// Whether the time's cosines come before its sines.
+    #[serde(default = "default_flip_sin_to_cos")]
     pub flip_sin_to_cos: bool,
+    /// Taken from half the number of sinusoids before the exponent is divided by it.
     #[serde(default)]
     pub freq_shift: f64,
-    #[serde(default = "default_act_fn")]
-    pub act_fn: String,
-    #[serde(default)]
-    pub center_input_sample: bool,
-    #[serde(default)]
-    pub dual_cross_attention: bool,
-    #[serde(default)]
-    pub only_cross_attention: bool,
 }
 
 fn default_norm_eps() -> f64 {
     1e-5
 }
 
-fn default_act_fn() -> String {
-    "silu".to_owned()
+fn default_flip_sin_to_cos() -> bool {
+    true
+}
+
+/// Settings that this UNet has one value of. Later networks of the same class, such as SDXL's, change them.
+fn fixed() -> Value {
+    json!({
+        "act_fn": "silu",
+        "center_input_sample": false,
+        "dual_cross_attention": false,
+        "only_cross_attention": false,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "transformer_layers_per_block": 1,
+        "num_attention_heads": null,
+        "attention_type": "default",
+        "cross_attention_norm": null,
+        "encoder_hid_dim": null,
+        "class_embed_type": null,
+        "num_class_embeds": null,
+        "addition_embed_type": null,
+        "time_embedding_type": "positional",
+        "time_embedding_dim": null,
+        "time_embedding_act_fn": null,
+        "timestep_post_act": null,
+        "resnet_time_scale_shift": "default",
+        "resnet_skip_time_act": false,
+        "resnet_out_scale_factor": 1,
+    })
 }
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<usize>, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
+    let value = Value::deserialize(deserializer)?;
     let numbers = match &value {
-        serde_json::Value::Array(items) => items.iter().map(serde_json::Value::as_u64).collect(),
+        Value::Array(items) => items.iter().map(Value::as_u64).collect(),
         one => one.as_u64().map(|n| vec![n]),
     };
     numbers
@@ -63,7 +86,7 @@ impl UNetConfig {
     /// # Errors
     /// The file cannot be read, or describes another network than `UNet2DConditionModel` of Stable Diffusion 1 and 2.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_config(path)?;
+        let mut config: Self = read_config(path, &fixed())?;
         let check = |fits: bool, key: &str, found: String, expected: &str| {
             let (path, key, expected) = (path.to_owned(), key.to_owned(), expected.to_owned());
             if fits { Ok(()) } else { Err(Error::Unsupported { path, key, found, expected }) }
@@ -83,6 +106,11 @@ impl UNetConfig {
             let fits = heads > 0 && channels.is_multiple_of(heads);
             check(fits, "attention_head_dim", heads.to_string(), &format!("a divisor of {channels} channels"))?;
         }
+        for &channels in &config.block_out_channels {
+            let groups = config.norm_num_groups;
+            let fits = channels > 0 && channels.is_multiple_of(groups);
+            check(fits, "norm_num_groups", groups.to_string(), &format!("a divisor of {channels} channels"))?;
+        }
         for kind in &config.down_block_types {
             let known = matches!(kind.as_str(), "CrossAttnDownBlock2D" | "DownBlock2D");
             check(known, "down_block_types", kind.clone(), "CrossAttnDownBlock2D or DownBlock2D")?;
@@ -90,15 +118,6 @@ impl UNetConfig {
         for kind in &config.up_block_types {
             let known = matches!(kind.as_str(), "CrossAttnUpBlock2D" | "UpBlock2D");
             check(known, "up_block_types", kind.clone(), "CrossAttnUpBlock2D or UpBlock2D")?;
-        }
-        check(config.act_fn == "silu", "act_fn", config.act_fn.clone(), "silu")?;
-        let flags = [
-            ("center_input_sample", config.center_input_sample),
-            ("dual_cross_attention", config.dual_cross_attention),
-            ("only_cross_attention", config.only_cross_attention),
-        ];
-        for (key, set) in flags {
-            check(!set, key, "true".into(), "false")?;
         }
         Ok(config)
     }
