@@ -111,21 +111,21 @@ impl Normalisation {
 /// Mean and 1/σ of a row, accumulated in f64.
 fn moments<T: Element>(row: &[T], eps: f64) -> (T, T) {
     let n = row.len() as f64;
-    let mean = sum(row, |x| x.to_f64()) / n;
-    let variance = sum(row, |x| (x.to_f64() - mean).powi(2)) / n;
+    let mean = sum(row, row, |x, _| x.to_f64()) / n;
+    let variance = sum(row, row, |x, _| (x.to_f64() - mean).powi(2)) / n;
     (T::from_f64(mean), T::from_f64(1.0 / (variance + eps).sqrt()))
 }
 
-/// Σ f(x) in eight interleaved partial sums, so that it vectorises.
-fn sum<T: Element>(row: &[T], f: impl Fn(T) -> f64) -> f64 {
-    let (chunks, rest) = row.as_chunks::<8>();
+/// Σ f(a, b) over two rows of one length in eight interleaved partial sums, so that it vectorises.
+fn sum<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut lanes = [0f64; 8];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(x);
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += f(a, b);
         }
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f(x)).sum::<f64>()
+    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum::<f64>()
 }
 
 impl Kernel for Normalisation {
@@ -177,7 +177,6 @@ impl Kernel for InputGradient {
                     let (x, grad) = (&x.data[range.clone()], &grad.data[range]);
                     let (mean, inverse_std) = moments(x, norm.eps);
                     let normalised = |x: T| (x - mean) * inverse_std;
-                    let (mut sum_d, mut sum_dx) = (0.0, 0.0);
                     let planes = gx
                         .chunks_exact_mut(rows.inner)
                         .zip(x.chunks_exact(rows.inner).zip(grad.chunks_exact(rows.inner)));
@@ -190,12 +189,11 @@ impl Kernel for InputGradient {
                                 let s = sigmoid(z);
                                 *d *= s * (T::one() + z * (T::one() - s));
                             }
-                            sum_d += d.to_f64();
-                            sum_dx += (*d * normalised(x)).to_f64();
                         }
                     }
                     let n = rows.len() as f64;
-                    let (mean_d, mean_dx) = (T::from_f64(sum_d / n), T::from_f64(sum_dx / n));
+                    let mean_d = T::from_f64(sum(gx, x, |d, _| d.to_f64()) / n);
+                    let mean_dx = T::from_f64(sum(gx, x, |d, x| (d * normalised(x)).to_f64()) / n);
                     for (d, &x) in gx.iter_mut().zip(x) {
                         *d = inverse_std * (*d - mean_d - normalised(x) * mean_dx);
                     }

@@ -59,9 +59,9 @@ fn normal_cdf<T: Element>(x: T) -> T {
     T::from_f64(0.5) * (T::one() + (x * T::from_f64(INV_SQRT_2)).erf())
 }
 
-/// d/dx x·Φ(x) = Φ(x) + x·φ(x)
-fn gelu_derivative<T: Element>(x: T) -> T {
-    normal_cdf(x) + x * T::from_f64(INV_SQRT_2PI) * (x * x * T::from_f64(-0.5)).exp()
+/// d/dx x·Φ(x) = Φ(x) + x·φ(x), given Φ(x).
+fn gelu_derivative<T: Element>(x: T, cdf: T) -> T {
+    cdf + x * T::from_f64(INV_SQRT_2PI) * (x * x * T::from_f64(-0.5)).exp()
 }
 
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ impl Pointwise {
         };
         match self {
             Self::Activation(Activation::Silu) => swish(x, T::one()),
-            Self::Activation(Activation::Gelu) => gelu_derivative(x),
+            Self::Activation(Activation::Gelu) => gelu_derivative(x, normal_cdf(x)),
             Self::Activation(Activation::QuickGelu) => swish(x, T::from_f64(1.702)),
             Self::ClampUnit if x >= T::zero() && x <= T::one() => T::one(),
             Self::ClampUnit => T::zero(),
@@ -172,8 +172,9 @@ impl Kernel for GegluGradient {
             let grad = &grad.data[i * half..(i + 1) * half];
             let (value, gate) = gx.split_at_mut(half);
             for ((value, gate), &grad) in value.iter_mut().zip(gate).zip(grad) {
-                let by_value = grad * *gate * normal_cdf(*gate);
-                *gate = grad * *value * gelu_derivative(*gate);
+                let cdf = normal_cdf(*gate);
+                let by_value = grad * *gate * cdf;
+                *gate = grad * *value * gelu_derivative(*gate, cdf);
                 *value = by_value;
             }
         });
