@@ -134,3 +134,59 @@ fn a_coordinator_killed_with_nine_loses_nothing() {
     worker.terminate();
     assert_eq!(worker.wait(), 0, "{}", worker.log());
 }
+
+#[test]
+fn a_worker_follows_its_coordinator_to_another_port() {
+    let campaign = Campaign::new();
+    submit(&campaign, &experiment(3, 12));
+    let mut coordinator = campaign.serve(&[]);
+    let first = campaign.url();
+    let mut worker = campaign.worker("follower");
+    let table = Table::open(&campaign.database());
+    wait_for("the first result", || (table.number("SELECT count(*) FROM job WHERE state = 'done'") > 0).then_some(()));
+    coordinator.kill();
+    let _coordinator = campaign.serve(&[]);
+    assert_ne!(campaign.url(), first);
+    wait_until_done(&table, 6);
+    table.assert_sound();
+    assert_eq!(table.number("SELECT count(*) FROM worker"), 1, "nobody had to register again");
+    assert_eq!(table.number("SELECT count(*) FROM attempt"), 6, "nothing was computed twice");
+    worker.terminate();
+    assert_eq!(worker.wait(), 0, "{}", worker.log());
+}
+
+#[test]
+fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
+    let campaign = Campaign::new();
+    submit(&campaign, &experiment(1, 60));
+    let mut coordinator = campaign.serve(&[]);
+    let address = campaign.url().trim_start_matches("http://").to_owned();
+    let mut stranger = campaign.worker("stranger");
+    let table = Table::open(&campaign.database());
+    wait_for("the worker to be in the middle of a job", || {
+        (table.number("SELECT count(*) FROM job WHERE state = 'running' AND step >= 1") > 0).then_some(())
+    });
+    stranger.signal(Signal::STOP);
+    coordinator.kill();
+    drop(table);
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(campaign.path(&format!("campaign.db{suffix}")));
+    }
+
+    submit(&campaign, &experiment(1, 80));
+    let _coordinator = campaign.serve_on(&address, &[]);
+    let native = campaign.worker("native");
+    let table = Table::open(&campaign.database());
+    wait_for("the new worker to hold the job of the same number", || {
+        (table.number("SELECT count(*) FROM job WHERE state = 'running' AND step >= 1") > 0).then_some(())
+    });
+    native.signal(Signal::STOP);
+    stranger.signal(Signal::CONT);
+    assert_eq!(stranger.wait(), 1, "{}", stranger.log());
+    assert!(stranger.log().contains("does not know this worker"), "{}", stranger.log());
+    assert_eq!(table.number("SELECT count(*) FROM result"), 0, "its result is for a job of another database");
+    native.signal(Signal::CONT);
+    wait_until_done(&table, 2);
+    table.assert_sound();
+    assert_eq!(table.number("SELECT count(*) FROM attempt"), 2);
+}

@@ -80,6 +80,36 @@ async fn the_endpoint_file_is_private_and_goes_when_the_coordinator_goes() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_stood_still_takes_no_job_from_workers_that_it_could_not_hear() {
+    let folder = tempdir().unwrap();
+    let clock = Clock::manual(1_000_000);
+    let settings = Settings { clock: clock.clone(), ..settings() };
+    let heartbeat = settings.heartbeat;
+    let running = start(Options { settings, ..options(folder.path()) }).await.unwrap();
+    running.queue.submit(plan("still", 1, 1)).await.unwrap();
+    let worker = worker(&running.queue).await;
+    let job = claim_one(&running.queue, worker).await;
+    let mut changes = running.queue.changes();
+    changes.mark_unchanged();
+    // Upkeep sleeps until a time of the manual clock; it wakes ten leases late.
+    clock.advance(LEASE * 10);
+    changes.changed().await.unwrap();
+    let reply = running.queue.heartbeat(queue_fixture::heartbeat(worker, &[&job])).await.unwrap();
+    assert_eq!(reply, Default::default(), "the job is still the worker's");
+
+    // A worker that stays silent while the coordinator listens does lose its job.
+    while running.queue.heartbeat(queue_fixture::heartbeat(worker, &[])).await.is_ok() {
+        clock.advance(heartbeat / 3);
+        if let Some(again) = running.queue.claim(claim(worker, 1)).await.unwrap().jobs.pop() {
+            assert!(again.fence > job.fence);
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let folder = tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -203,6 +233,18 @@ async fn command(db: &Path, arguments: &[&str]) -> (Option<i32>, String, String)
         Command::new(env!("CARGO_BIN_EXE_coordinator")).args(arguments).arg("--db").arg(db).output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_told_to_readers_and_writers() {
+    let folder = tempdir().unwrap();
+    let db = folder.path().join("notes.txt");
+    std::fs::write(&db, "buy milk").unwrap();
+    for arguments in [["status", "--json"], ["cancel", "1"]] {
+        let (code, _, message) = command(&db, &arguments).await;
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains("notes.txt") && message.contains("--db"), "{message}");
+    }
 }
 
 #[tokio::test]

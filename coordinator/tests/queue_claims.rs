@@ -225,6 +225,45 @@ async fn a_worker_that_leaves_gives_back_what_it_never_knew_it_had() {
 }
 
 #[tokio::test]
+async fn a_claim_that_still_waits_when_its_worker_drains_gets_nothing() {
+    let (folder, queue, _) = queue().await;
+    let worker = worker(&queue).await;
+    let poll = waiting_claim(&queue, worker).await;
+    let drains = Heartbeat { worker, activity: Activity::Draining, held: Vec::new() };
+    queue.heartbeat(drains).await.unwrap();
+    queue.submit(plan("drains", 1, 1)).await.unwrap();
+    assert_eq!(queue.claim(claim(worker, 1)).await.unwrap(), Claimed::default());
+    assert_eq!(states(folder.path()).await, [State::Ready]);
+    queue.stop_claims();
+    assert!(matches!(poll.await.unwrap(), Err(QueueError::Stopping)));
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_crosses_the_workers_own_result_or_failure_calls_nothing_lost() {
+    let (_folder, queue, _) = queue().await;
+    queue.submit(plan("crossing", 1, 3)).await.unwrap();
+    let worker = worker(&queue).await;
+    let jobs = queue.claim(claim(worker, 3)).await.unwrap().jobs;
+    queue.complete(completed(worker, &jobs[0])).await.unwrap();
+    queue.fail(failed(worker, &jobs[1], FailureClass::Io, "no file")).await.unwrap();
+    let reply = queue.heartbeat(heartbeat(worker, &[&jobs[0], &jobs[1], &jobs[2]])).await.unwrap();
+    assert_eq!(reply, Default::default());
+}
+
+#[tokio::test]
+async fn a_worker_of_a_database_that_was_replaced_is_a_stranger_to_its_successor() {
+    let (_former, former, _) = queue().await;
+    let (_folder, queue, _) = queue().await;
+    let stranger = worker(&former).await;
+    let native = worker(&queue).await;
+    queue.submit(plan("successor", 1, 1)).await.unwrap();
+    let job = claim_one(&queue, native).await;
+    let refused = queue.complete(completed(stranger, &job)).await;
+    assert!(matches!(refused, Err(QueueError::UnknownWorker(worker)) if worker == stranger), "{refused:?}");
+    assert_eq!(queue.register(register("next")).await.unwrap().worker.0, native.0 + 1, "numbers that people can read");
+}
+
+#[tokio::test]
 async fn a_cancelled_job_is_heard_of_at_the_next_heartbeat_and_its_result_does_not_count() {
     let (folder, queue, _) = queue().await;
     queue.submit(plan("stop", 2, 1)).await.unwrap();
@@ -286,6 +325,20 @@ async fn an_outage_of_the_coordinator_costs_no_worker_its_jobs() {
     assert_eq!(restarted.expire().await.unwrap(), []);
     let closed = restarted.complete(completed(worker, &job)).await.unwrap();
     assert_eq!(closed.disposition, Disposition::Accepted);
+}
+
+#[tokio::test]
+async fn a_lease_from_a_longer_setting_or_a_fast_clock_does_not_outlive_a_restart() {
+    let (folder, queue, clock) = queue().await;
+    queue.submit(plan("restart", 1, 1)).await.unwrap();
+    let worker = worker(&queue).await;
+    let job = claim_one(&queue, worker).await;
+    queue.close().await;
+    let shorter = coordinator::queue::Settings { clock: clock.clone(), lease: LEASE / 10, ..settings() };
+    let restarted = open(folder.path(), &shorter).await;
+    restarted.renew_all_leases().await.unwrap();
+    clock.advance(LEASE / 10);
+    assert_eq!(restarted.expire().await.unwrap(), [job.job]);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ struct Work {
     /// Address of the coordinator, for example http://login01:7311 [needs $BRAINDIVE_TOKEN]
     #[arg(long, value_name = "URL", conflicts_with = "endpoint")]
     coordinator: Option<String>,
-    /// File that `coordinator serve` wrote [default: ~/.braindive/endpoint.json]
+    /// File that `coordinator serve` wrote; read again when the coordinator has moved [default: ~/.braindive/endpoint.json]
     #[arg(long, value_name = "FILE", env = "BRAINDIVE_ENDPOINT")]
     endpoint: Option<PathBuf>,
     /// Device to compute on: cpu or cuda:N
@@ -94,15 +94,17 @@ pub fn main() -> ExitCode {
 impl Work {
     fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
-        let (url, token) = match self.coordinator {
-            Some(url) => (url, std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?),
+        let client = match self.coordinator {
+            Some(url) => {
+                let token = std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?;
+                Client::new(&url, &token)?
+            }
             None => {
                 let path = self.endpoint.map_or_else(endpoint::default_path, Ok)?;
                 let endpoint = endpoint::read(&path)?;
-                (endpoint.url, endpoint.token)
+                Client::following(path, &endpoint)?
             }
         };
-        let client = Client::new(&url, &token)?;
         let host = hostname::get().context("cannot read this host's name")?.to_string_lossy().into_owned();
         let device_text = self.device.to_string();
         let identity = Identity {
@@ -118,10 +120,13 @@ impl Work {
             .enable_all()
             .build()
             .context("cannot start the worker's runtime")?;
-        runtime.block_on(async {
+        let ended = runtime.block_on(async {
             let signals = Signals::listen().context("cannot listen to signals")?;
             Ok(agent::run(client, identity, runner, signals).await?)
-        })
+        });
+        // After a second signal a job may still be loading its models: nobody waits for that.
+        runtime.shutdown_background();
+        ended
     }
 }
 

@@ -1,11 +1,17 @@
-//! The coordinator's API as typed calls.
+//! The coordinator's API as typed calls. A client that was given an endpoint file follows it: when the coordinator is not
+//! found at its address any more, the file may say where it listens now. The token tells it from the coordinator of another
+//! database, which knows nothing of this worker's jobs.
 
+use crate::endpoint;
 use protocol::claim::{Claim, Claimed, Register, Registered};
+use protocol::endpoint::Endpoint;
 use protocol::error::{Refusal, RefusalCode};
 use protocol::heartbeat::{Heartbeat, HeartbeatReply, Release};
-use protocol::ids::Digest;
+use protocol::ids::{Digest, JobId};
 use protocol::outcome::{Closed, Completed, Failed};
 use serde::{Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// How long a request other than a claim or an upload may take.
@@ -36,6 +42,13 @@ impl ClientError {
         }
     }
 
+    /// Whether the coordinator said that it will never take this message. Everything else somebody can mend: a token, a
+    /// program that took the coordinator's port, a store that lost its files.
+    pub fn is_final(&self) -> bool {
+        use RefusalCode::{Malformed, NotFound, UnknownWorker, WrongVersion};
+        matches!(self.code(), Some(UnknownWorker | NotFound | Malformed | WrongVersion))
+    }
+
     /// The refusal's code, if the coordinator answered with one.
     pub fn code(&self) -> Option<RefusalCode> {
         match self {
@@ -49,24 +62,33 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
-    base: String,
     token: String,
+    /// Where the coordinator was last known to be.
+    base: Arc<RwLock<String>>,
+    /// The endpoint file that the address came from.
+    file: Option<PathBuf>,
 }
 
 impl Client {
     /// `url`: for example `http://login01:7311`.
     pub fn new(url: &str, token: &str) -> Result<Self, ClientError> {
-        let base = url.trim_end_matches('/').to_owned();
+        let base = trimmed(url);
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
             .no_proxy()
             .build()
             .map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
-        Ok(Self { http, base, token: token.to_owned() })
+        Ok(Self { http, token: token.to_owned(), base: Arc::new(RwLock::new(base)), file: None })
     }
 
-    pub fn url(&self) -> &str {
-        &self.base
+    /// A client of the coordinator that wrote `endpoint` into `file`, wherever it goes.
+    pub fn following(file: PathBuf, endpoint: &Endpoint) -> Result<Self, ClientError> {
+        Ok(Self { file: Some(file), ..Self::new(&endpoint.url, &endpoint.token)? })
+    }
+
+    /// Where the coordinator was last known to be.
+    pub fn url(&self) -> String {
+        self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub async fn register(&self, body: &Register) -> Result<Registered, ClientError> {
@@ -81,8 +103,9 @@ impl Client {
         self.post("heartbeat", body, Duration::from_secs(10)).await
     }
 
-    pub async fn release(&self, body: &Release) -> Result<(), ClientError> {
-        self.post::<_, serde_json::Value>("release", body, Duration::from_secs(5)).await.map(drop)
+    /// The jobs that the worker still held and that are ready again.
+    pub async fn release(&self, body: &Release) -> Result<Vec<JobId>, ClientError> {
+        self.post("release", body, Duration::from_secs(5)).await
     }
 
     pub async fn result(&self, body: &Completed) -> Result<Closed, ClientError> {
@@ -95,9 +118,11 @@ impl Client {
 
     /// Uploads a file under its digest; uploading it twice does no harm.
     pub async fn upload(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), ClientError> {
-        let url = format!("{}/api/v1/artifacts/{digest}", self.base);
-        let request = self.http.put(&url).bearer_auth(&self.token).timeout(UPLOAD_PATIENCE).body(bytes);
-        self.answer(request).await.map(drop)
+        let request = |base: &str| {
+            let url = format!("{base}/api/v1/artifacts/{digest}");
+            self.http.put(url).timeout(UPLOAD_PATIENCE).body(bytes.clone())
+        };
+        self.ask(request).await.map(drop)
     }
 
     async fn post<B: Serialize, R: DeserializeOwned>(
@@ -106,27 +131,110 @@ impl Client {
         body: &B,
         patience: Duration,
     ) -> Result<R, ClientError> {
-        let url = format!("{}/api/v1/{verb}", self.base);
-        let response = self.answer(self.http.post(&url).bearer_auth(&self.token).timeout(patience).json(body)).await?;
-        let status = response.status().as_u16();
-        let text = response.bytes().await.map_err(|source| self.unreachable(source))?;
-        serde_json::from_slice(&text).map_err(|_| ClientError::NotTheApi { url: self.base.clone(), status })
+        let request = |base: &str| self.http.post(format!("{base}/api/v1/{verb}")).timeout(patience).json(body);
+        let (url, status, text) = self.ask(request).await?;
+        serde_json::from_slice(&text).map_err(|_| ClientError::NotTheApi { url, status })
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+    /// Sends a request to where the coordinator is; if it is not there, once more to where it went.
+    async fn ask(&self, request: impl Fn(&str) -> reqwest::RequestBuilder) -> Result<Answer, ClientError> {
+        let base = self.url();
+        let error = match answer(&base, request(&base).bearer_auth(&self.token)).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        match self.moved_from(&base, &error) {
+            Some(base) => answer(&base, request(&base).bearer_auth(&self.token)).await,
+            None => Err(error),
         }
-        let text = response.bytes().await.map_err(|source| self.unreachable(source))?;
-        Err(match serde_json::from_slice::<Refusal>(&text) {
-            Ok(refusal) => ClientError::Refused(refusal),
-            Err(_) => ClientError::NotTheApi { url: self.base.clone(), status: status.as_u16() },
-        })
     }
 
-    fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { url: self.base.clone(), source }
+    /// Another address of the same coordinator, if `error` is a reason to look and the endpoint file has one.
+    fn moved_from(&self, base: &str, error: &ClientError) -> Option<String> {
+        let astray = match error {
+            ClientError::Unreachable { .. } | ClientError::NotTheApi { .. } => true,
+            ClientError::Refused(refusal) => refusal.code == RefusalCode::Unauthorized,
+        };
+        let file = self.file.as_ref().filter(|_| astray)?;
+        // A coordinator that stopped has removed its file: then there is nobody to follow yet.
+        let found = endpoint::read(file).ok()?;
+        let url = trimmed(&found.url);
+        if found.token != self.token || url == base {
+            return None;
+        }
+        tracing::info!(url, file = %file.display(), "the coordinator has moved");
+        self.base.write().unwrap_or_else(PoisonError::into_inner).clone_from(&url);
+        Some(url)
+    }
+}
+
+/// Who answered, with which status, what.
+type Answer = (String, u16, Vec<u8>);
+
+async fn answer(base: &str, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
+    let unreachable = |source| ClientError::Unreachable { url: base.to_owned(), source };
+    let response = request.send().await.map_err(unreachable)?;
+    let status = response.status();
+    let text = response.bytes().await.map_err(unreachable)?.to_vec();
+    if status.is_success() {
+        return Ok((base.to_owned(), status.as_u16(), text));
+    }
+    Err(match serde_json::from_slice(&text) {
+        Ok(refusal) => ClientError::Refused(refusal),
+        Err(_) => ClientError::NotTheApi { url: base.to_owned(), status: status.as_u16() },
+    })
+}
+
+fn trimmed(url: &str) -> String {
+    url.trim_end_matches('/').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: RefusalCode) -> ClientError {
+        ClientError::Refused(Refusal { code, message: String::new() })
+    }
+
+    #[test]
+    fn a_client_follows_the_coordinator_of_its_database_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("endpoint.json");
+        let at = |url: &str, token: &str| Endpoint {
+            url: url.to_owned(),
+            token: token.to_owned(),
+            pid: 1,
+            host: "login01".to_owned(),
+        };
+        let client = Client::following(file.clone(), &at("http://login01:1", "ours")).unwrap();
+        let astray = refused(RefusalCode::Unauthorized);
+        let look = |endpoint: &Endpoint, error: &ClientError| {
+            std::fs::write(&file, serde_json::to_vec(endpoint).unwrap()).unwrap();
+            client.moved_from("http://login01:1", error)
+        };
+        assert_eq!(client.moved_from("http://login01:1", &astray), None, "no file");
+        assert_eq!(look(&at("http://login01:1", "ours"), &astray), None, "nothing new");
+        assert_eq!(look(&at("http://login01:2", "theirs"), &astray), None, "another database");
+        assert_eq!(
+            look(&at("http://login01:2", "ours"), &refused(RefusalCode::StorageFull)),
+            None,
+            "found, but refused"
+        );
+        assert_eq!(look(&at("http://login01:2/", "ours"), &astray).as_deref(), Some("http://login01:2"));
+        assert_eq!(client.clone().url(), "http://login01:2", "its copies know");
+    }
+
+    #[test]
+    fn a_result_is_given_up_only_when_the_coordinator_will_never_take_it() {
+        use RefusalCode::*;
+        let other = ClientError::NotTheApi { url: "http://login01:1".to_owned(), status: 404 };
+        assert!(!other.is_final(), "another program has the port");
+        for code in [Unauthorized, WrongDigest, MissingArtifact, StorageFull, Stopping, Internal] {
+            assert!(!refused(code).is_final(), "{code:?}");
+        }
+        for code in [UnknownWorker, NotFound, Malformed, WrongVersion] {
+            assert!(refused(code).is_final(), "{code:?}");
+        }
     }
 }

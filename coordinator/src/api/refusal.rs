@@ -23,6 +23,9 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
+        if self.status.is_server_error() && self.refusal.code != RefusalCode::Stopping {
+            tracing::error!(status = self.status.as_u16(), "{}", self.refusal.message);
+        }
         (self.status, Json(self.refusal)).into_response()
     }
 }

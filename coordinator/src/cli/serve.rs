@@ -243,12 +243,26 @@ impl Server {
     }
 }
 
-/// Takes back the jobs of workers that went silent, for as long as there is a writer.
+/// Takes back the jobs of workers that went silent, for as long as there is a writer. When this process itself stood still,
+/// or the machine's clock was set, a lease that ran out says nothing about its worker: all leases begin anew.
 async fn keep_leases(queue: &Queue) -> Result<(), ServeError> {
     let Settings { heartbeat, clock, .. } = queue.settings().clone();
-    let pause = crate::queue::clock::millis(heartbeat / 3).max(1);
+    let heartbeat = crate::queue::clock::millis(heartbeat);
+    let pause = (heartbeat / 3).max(1);
     loop {
-        clock.sleep_until(clock.now() + pause).await;
+        let asleep = clock.now();
+        clock.sleep_until(asleep + pause).await;
+        let slept = clock.now() - asleep;
+        if !(0..=pause + heartbeat).contains(&slept) {
+            tracing::warn!(
+                seconds = slept as f64 / 1000.0,
+                "time jumped or this process stood still; leases begin anew"
+            );
+            if let Err(error) = queue.renew_all_leases().await {
+                survivable(error, "renewing all leases")?;
+            }
+            continue;
+        }
         match queue.expire().await {
             Ok(lost) if lost.is_empty() => {}
             Ok(lost) => tracing::warn!(jobs = lost.len(), "leases ran out; the jobs are ready again"),

@@ -15,7 +15,7 @@ pub enum OpenError {
     },
     #[error("there is no database at {}; submit an experiment or start `coordinator serve`, or name another file with --db", path.display())]
     Missing { path: PathBuf },
-    #[error("opening the database {}", path.display())]
+    #[error("opening the database {}{}", path.display(), advice(source))]
     Database {
         path: PathBuf,
         #[source]
@@ -72,6 +72,19 @@ pub enum QueueError {
 impl From<sqlx::Error> for QueueError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(Arc::new(error))
+    }
+}
+
+/// What to do about the failures to open a database that people meet.
+pub(super) fn advice(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        // SQLITE_READONLY, SQLITE_CANTOPEN and their extended codes.
+        Some("8" | "14" | "264" | "520" | "776" | "1032" | "1288" | "1544") => {
+            "; the file and its folder must be writable for this user, because SQLite keeps its log beside the file"
+        }
+        Some("26") => "; it is not a database, name another file with --db",
+        _ => "",
     }
 }
 

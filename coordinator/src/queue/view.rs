@@ -18,6 +18,7 @@ pub use worker::{Running, WORKER_HISTORY, Worker};
 
 pub use super::state::State;
 
+use super::error::advice;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ pub enum ViewError {
         .0.display()
     )]
     NoDatabase(PathBuf),
-    #[error("opening the database `{}` for reading", path.display())]
+    #[error("opening the database `{}` for reading{}", path.display(), advice(source))]
     Open { path: PathBuf, source: sqlx::Error },
     #[error("reading {what} from the job table")]
     Read { what: &'static str, source: sqlx::Error },
@@ -47,11 +48,11 @@ pub async fn open(path: &Path) -> Result<SqlitePool, ViewError> {
         return Err(ViewError::NoDatabase(path.to_owned()));
     }
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
-    SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .connect_with(options)
-        .await
-        .map_err(|source| ViewError::Open { path: path.to_owned(), source })
+    let failed = |source| ViewError::Open { path: path.to_owned(), source };
+    let pool = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await.map_err(failed)?;
+    // SQLite looks into the file at the first question.
+    sqlx::query("SELECT 1 FROM sqlite_master").execute(&pool).await.map_err(failed)?;
+    Ok(pool)
 }
 
 /// One moment of the job table: everything asked of it agrees with everything else.

@@ -159,7 +159,7 @@ impl Queue {
         self.run(|store| Box::pin(store.expire())).await
     }
 
-    /// Gives every running job a full lease, at the start of serving.
+    /// Gives every running job a full lease: at the start of serving, and after time in which nobody could be heard.
     pub async fn renew_all_leases(&self) -> Result<()> {
         self.run(|store| Box::pin(store.renew_all_leases())).await
     }

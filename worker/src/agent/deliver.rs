@@ -36,16 +36,17 @@ pub async fn deliver(
 
 async fn complete(client: &Client, worker: WorkerId, job: &ClaimedJob, product: Product) {
     let started = Instant::now();
-    let Product { png, mut result } = product;
+    let Product { png, result } = product;
     let digest = result.image_sha256.clone();
     let seconds = result.seconds;
-    let delivered = async {
-        insist(|| client.upload(&digest, png.clone())).await?;
+    // Together, so that an image that went missing between the two is sent again.
+    let deliver = || async {
+        client.upload(&digest, png.clone()).await?;
+        let mut result = result.clone();
         result.seconds.uploading = started.elapsed().as_secs_f64();
-        let body = Completed { worker, job: job.job, fence: job.fence, result };
-        insist(|| client.result(&body)).await
+        client.result(&Completed { worker, job: job.job, fence: job.fence, result }).await
     };
-    match delivered.await {
+    match insist(deliver).await {
         Ok(closed) => log(job, closed),
         Err(error) => {
             let message = format!("the coordinator took no result: {}", chain(&error));
@@ -70,12 +71,12 @@ async fn fail(
     }
 }
 
-/// Repeats a call for as long as its failure may pass.
+/// Repeats a call until the coordinator has taken the message, or says that it never will.
 async fn insist<T, F: Future<Output = Result<T, ClientError>>>(call: impl Fn() -> F) -> Result<T, ClientError> {
     let mut backoff = Backoff::default();
     loop {
         match call().await {
-            Err(error) if error.is_passing() => {
+            Err(error) if !error.is_final() => {
                 backoff.report(&error, "keeping the result and trying again");
                 backoff.pause().await;
             }

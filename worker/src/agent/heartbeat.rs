@@ -1,8 +1,9 @@
 //! The heartbeat: the first thing to start after registering, the last to stop.
 
 use super::held::HeldJobs;
+use crate::chain::chain;
 use crate::client::Client;
-use protocol::heartbeat::{Activity, Heartbeat};
+use protocol::heartbeat::{Activity, Heartbeat, Held};
 use protocol::ids::WorkerId;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,23 +46,24 @@ async fn beat(
     let mut missed = false;
     loop {
         let now = *activity.borrow_and_update();
-        match client.heartbeat(&Heartbeat { worker, activity: now, held: held.list() }).await {
+        let beat = Heartbeat { worker, activity: now, held: held.list() };
+        match client.heartbeat(&beat).await {
             Ok(reply) => {
                 if std::mem::take(&mut missed) {
                     tracing::info!("the coordinator answers again");
                 }
-                for job in reply.cancelled {
-                    tracing::info!(%job, "cancelled");
-                    held.stop(job);
-                }
-                for job in reply.lost {
-                    tracing::warn!(%job, "its lease had run out: somebody else will do it");
-                    held.stop(job);
+                // Only under the fence that was sent: the job may have come back meanwhile.
+                for Held { job, fence, .. } in beat.held {
+                    if reply.cancelled.contains(&job) && held.stop(job, fence) {
+                        tracing::info!(%job, "cancelled");
+                    } else if reply.lost.contains(&job) && held.stop(job, fence) {
+                        tracing::warn!(%job, "its lease had run out: somebody else will do it");
+                    }
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut missed, true) {
-                    tracing::warn!(%error, "no heartbeat; going on with what is claimed");
+                    tracing::warn!("no heartbeat; going on with what is claimed: {}", chain(&error));
                 }
             }
         }

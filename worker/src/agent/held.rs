@@ -82,11 +82,11 @@ impl HeldJobs {
             .collect()
     }
 
-    /// Tells a job to stop.
-    pub fn stop(&self, job: JobId) {
-        if let Some((_, control)) = self.lock().get(&job) {
-            control.stop();
-        }
+    /// Tells a job to stop, unless it is held under another fence by now. Whether it was still held.
+    pub fn stop(&self, job: JobId, fence: Fence) -> bool {
+        let jobs = self.lock();
+        let held = jobs.get(&job).filter(|(held, _)| *held == fence);
+        held.inspect(|(_, control)| control.stop()).is_some()
     }
 
     /// Tells every job to stop and lists them.
@@ -112,7 +112,7 @@ mod tests {
         held.insert(JobId(2), Fence(1));
         control.report(3, 50);
         assert_eq!(held.list()[0].progress, Progress { step: 3, steps: 50 });
-        held.stop(JobId(1));
+        assert!(held.stop(JobId(1), Fence(1)));
         assert!(control.is_stopped());
         assert_eq!(held.list().iter().map(|h| h.job).collect::<Vec<_>>(), [JobId(2)]);
     }
@@ -123,6 +123,7 @@ mod tests {
         let old = held.insert(JobId(1), Fence(1));
         let new = held.insert(JobId(1), Fence(2));
         assert!(old.is_stopped() && !new.is_stopped());
+        assert!(!held.stop(JobId(1), Fence(1)) && !new.is_stopped(), "a late word about the old attempt");
         held.remove(JobId(1), Fence(1));
         assert_eq!(held.list().len(), 1);
         held.remove(JobId(1), Fence(2));

@@ -13,6 +13,7 @@ pub use backoff::Backoff;
 pub use held::{Control, HeldJobs};
 pub use signals::Signals;
 
+use crate::chain::chain;
 use crate::client::{Client, ClientError};
 use crate::tasks::{Runner, TaskError};
 use heartbeat::Heart;
@@ -210,13 +211,16 @@ impl Agent {
     /// Stops every running job and returns its lease.
     async fn give_back(&self) -> usize {
         let jobs = self.held.stop_all();
-        let released = jobs.len();
-        if released > 0
-            && let Err(error) = self.client.release(&Release { worker: self.worker, jobs }).await
-        {
-            tracing::warn!(error = %error, "could not give the jobs back; their leases will run out");
+        if jobs.is_empty() {
+            return 0;
         }
-        released
+        match self.client.release(&Release { worker: self.worker, jobs }).await {
+            Ok(released) => released.len(),
+            Err(error) => {
+                tracing::warn!("could not give the jobs back; their leases will run out: {}", chain(&error));
+                0
+            }
+        }
     }
 
     fn loaded(&self) -> Vec<ConditionId> {

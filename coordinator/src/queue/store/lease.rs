@@ -23,10 +23,14 @@ pub struct Handed {
 }
 
 impl Store {
+    /// The first number of a database is drawn at random: a worker of a database that was replaced must not pass for one of
+    /// its successor, where its results would count for other jobs.
     pub async fn register(&mut self, worker: &Register) -> Result<WorkerId> {
+        let first = 1_000 * rand::random_range(1..=1_000_000_i64);
         let id = sqlx::query_scalar(
-            "INSERT INTO worker (name, host, pid, device, device_name, slots, software, activity, registered_at, heartbeat_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'working', ?8, ?8) RETURNING id",
+            "INSERT INTO worker (id, name, host, pid, device, device_name, slots, software, activity, registered_at, heartbeat_at)
+             VALUES (coalesce((SELECT max(id) + 1 FROM worker), ?9), ?1, ?2, ?3, ?4, ?5, ?6, ?7, 'working', ?8, ?8)
+             RETURNING id",
         )
         .bind(&worker.name)
         .bind(&worker.host)
@@ -36,18 +40,24 @@ impl Store {
         .bind(worker.slots.max(1))
         .bind(&worker.software)
         .bind(self.clock.now())
+        .bind(first)
         .fetch_one(&mut self.connection)
         .await?;
         Ok(WorkerId(id))
     }
 
-    /// Hands out ready jobs: highest priority first, then conditions that the worker has loaded, then the oldest job.
+    /// Hands out ready jobs: highest priority first, then conditions that the worker has loaded, then the oldest job. A claim
+    /// that still waits when its worker drains gets nothing: nobody would read the answer.
     pub async fn claim(&mut self, claim: &Claim) -> Result<Handed> {
         self.require_worker(claim.worker).await?;
-        let device: String = sqlx::query_scalar("SELECT device FROM worker WHERE id = ?")
-            .bind(claim.worker.0)
-            .fetch_one(&mut self.connection)
-            .await?;
+        let (device, leaves): (String, bool) =
+            sqlx::query_as("SELECT device, activity IN ('draining', 'gone') FROM worker WHERE id = ?")
+                .bind(claim.worker.0)
+                .fetch_one(&mut self.connection)
+                .await?;
+        if leaves {
+            return Ok(Handed { claimed: Claimed::default(), next_ready: None });
+        }
         let mut claimed = Claimed::default();
         let mut conditions = BTreeSet::new();
         for id in self.choose(claim).await? {
@@ -183,17 +193,21 @@ impl Store {
             .await?
             .rows_affected();
             if renewed == 0 {
-                let cancelled = sqlx::query(
-                    "SELECT 1 FROM job JOIN attempt ON job_id = job.id AND attempt.fence = job.fence
-                     WHERE job.id = ? AND job.fence = ? AND state = 'cancelled' AND attempt.worker_id = ?",
+                let ended: Option<(String, Option<String>)> = sqlx::query_as(
+                    "SELECT outcome, class FROM attempt WHERE job_id = ? AND fence = ? AND worker_id = ?",
                 )
                 .bind(held.job.0)
                 .bind(held.fence.0)
                 .bind(beat.worker.0)
                 .fetch_optional(&mut self.connection)
-                .await?
-                .is_some();
-                if cancelled { &mut reply.cancelled } else { &mut reply.lost }.push(held.job);
+                .await?;
+                match ended.as_ref().map(|(outcome, class)| (outcome.as_str(), class.as_deref())) {
+                    Some(("cancelled", _)) => reply.cancelled.push(held.job),
+                    // The worker's own message closed the attempt while this heartbeat was on its way.
+                    Some(("done", _)) => {}
+                    Some(("failed", Some(class))) if class != FailureClass::Lost.as_str() => {}
+                    _ => reply.lost.push(held.job),
+                }
             }
         }
         if beat.activity == Activity::Gone {
@@ -240,9 +254,10 @@ impl Store {
         Ok(lost)
     }
 
-    /// Gives every running job a full lease: while nobody served, no worker could renew, and its silence proves nothing.
+    /// Gives every running job exactly one full lease: while nobody served, no worker could renew, and its silence proves
+    /// nothing; and a lease that another setting or another clock wrote may end in years.
     pub async fn renew_all_leases(&mut self) -> Result<()> {
-        sqlx::query("UPDATE job SET lease_until = ?1 WHERE state = 'running' AND lease_until < ?1")
+        sqlx::query("UPDATE job SET lease_until = ?1 WHERE state = 'running'")
             .bind(self.clock.now() + self.lease)
             .execute(&mut self.connection)
             .await?;
