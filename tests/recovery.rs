@@ -159,7 +159,7 @@ fn a_worker_follows_its_coordinator_to_another_port() {
 fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     let campaign = Campaign::new();
     submit(&campaign, &experiment(1, 60));
-    let mut coordinator = campaign.serve(&[]);
+    let mut coordinator = campaign.serve(&["--heartbeat-ms", "200"]);
     let address = campaign.url().trim_start_matches("http://").to_owned();
     let mut stranger = campaign.worker("stranger");
     let table = Table::open(&campaign.database());
@@ -174,7 +174,7 @@ fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     }
 
     submit(&campaign, &experiment(1, 80));
-    let _coordinator = campaign.serve_on(&address, &[]);
+    let _coordinator = campaign.serve_on(&address, &["--heartbeat-ms", "200"]);
     let native = campaign.worker("native");
     let table = Table::open(&campaign.database());
     wait_for("the new worker to hold the job of the same number", || {
