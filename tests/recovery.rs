@@ -65,13 +65,13 @@ fn undisturbed(text: &str, jobs: i64) -> (Vec<end_to_end::table::Counted>, Vec<V
 
 #[test]
 fn a_worker_killed_while_sampling_changes_nothing_but_the_time() {
-    let text = experiment(4, 12);
+    let text = experiment(4, 30);
     let jobs = 8;
     let (expected, expected_images) = undisturbed(&text, jobs);
 
     let campaign = Campaign::new();
     submit(&campaign, &text);
-    let _coordinator = campaign.serve(&["--lease-ms", "1500", "--heartbeat-ms", "200"]);
+    let _coordinator = campaign.serve(&["--lease-ms", "1500", "--heartbeat-ms", "50"]);
     let mut victim = campaign.worker("victim");
     let table = Table::open(&campaign.database());
     wait_for("the victim to be in the middle of a job", || {
