@@ -41,8 +41,8 @@ impl TimeEmbedding {
     pub fn forward(&self, timestep: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let sinusoids = self.sinusoids(timestep);
         let x = Tensor::from_vec(sinusoids, (1, self.sinusoids), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
-        let hidden = Activation::Silu.forward(&self.linear_1.forward(&x)?)?;
-        Activation::Silu.forward(&self.linear_2.forward(&hidden)?)
+        let hidden = Activation::Silu.forward(&self.linear_1.forward(&x.into())?)?;
+        Ok(Activation::Silu.forward(&self.linear_2.forward(&hidden)?)?.into_value())
     }
 
     /// sin and cos of t·10000^(−i/(n/2 − shift)). Computed in f32 whatever the network computes in, as diffusers does.
