@@ -103,6 +103,15 @@ impl UNet {
         })
     }
 
+    /// Takes `sinusoids` for the time embedding of `timestep`, instead of computing them to the nearest f32: to compare with an
+    /// implementation whose sine and cosine round otherwise.
+    ///
+    /// # Panics
+    /// If there are not as many as the first level has channels.
+    pub fn give_sinusoids(&mut self, timestep: usize, sinusoids: Vec<f32>) {
+        self.time_embedding.give_sinusoids(timestep, sinusoids);
+    }
+
     /// The noise in `latents` [batch, 4, height, width] at `timestep`, given `prompt_embeds` [batch or 1, tokens, width].
     ///
     /// # Errors
