@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, multiply};
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, run, with_optional};
+use super::work;
 use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -37,6 +38,7 @@ impl Attention {
     pub fn forward(&self, q: &Tracked, k: &Tracked, v: &Tracked) -> Result<Tracked> {
         let [kept_q, kept_k, kept_v] = [q, k, v].map(|x| x.value().contiguous());
         let (kept_q, kept_k, kept_v) = (kept_q?, kept_k?, kept_v?);
+        work::count(self.geometry(kept_q.dims(), kept_k.dims())?.multiply_adds());
         let y = kept_q.apply_op3_no_bwd(&kept_k, &kept_v, self)?;
         let attention = self.clone();
         let kept = [&kept_q, &kept_k, &kept_v, &y.clone()];
@@ -60,6 +62,8 @@ impl Attention {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
+        // Logits again, and the gradients of probabilities, queries, keys, values: five products where forward has two.
+        work::count(5 * self.geometry(q.dims(), k.dims())?.multiply_adds() / 2);
         let (queries, keys) = (q.dim(1)?, k.dim(1)?);
         let tensors = Tensor::cat(&[q, y, &grad.contiguous()?, k, v], 1)?.contiguous()?;
         let gradients = tensors.apply_op1_no_bwd(&InputGradient { attention: self.clone(), queries, keys })?;
@@ -125,8 +129,13 @@ impl Geometry {
         Matrix::new(&data[start..], rows, self.size, self.width)
     }
 
+    /// Of a forward pass.
+    fn multiply_adds(&self) -> usize {
+        2 * self.batch * self.queries * self.keys * self.width
+    }
+
     fn work(&self) -> usize {
-        4 * self.batch * self.queries * self.keys * self.width
+        2 * self.multiply_adds()
     }
 
     /// Writes the probabilities softmax(q kᵀ/√d + mask) of `queries` into `output` [rows, keys].
