@@ -3,6 +3,7 @@
 //! Everything that all seeds of a condition share stands in a [`Condition`], which travels once per claim; a job adds its seed.
 
 use crate::ids::Digest;
+use crate::probe::ProbeClass;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -151,11 +152,4 @@ pub enum Preset {
 pub enum FinalSigma {
     Zero,
     SigmaMin,
-}
-
-/// A named class of the zero-shot probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeClass {
-    pub name: String,
-    pub prompts: Vec<String>,
 }

@@ -8,7 +8,7 @@ use super::node::Node;
 use super::probes;
 use super::region::{self, Region};
 use super::sampling::{self, Setting};
-use protocol::job::ProbeClass;
+use protocol::probe::ProbeClass;
 
 /// What an experiment file asks for. Where the file has mistakes, which have been told, parts are missing.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +45,7 @@ pub fn read(root: &Node, diagnostics: &mut Diagnostics) -> Option<Draft> {
     let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, diagnostics)).unwrap_or_default();
     let probes = match fields.get("probes") {
         Some(node) => probes::read(node, diagnostics),
-        None => Some(probes::paper()),
+        None => Some(protocol::probe::paper()),
     };
     let regions =
         fields.get("regions").map(|node| region::read(node, probes.as_deref(), diagnostics)).unwrap_or_default();

@@ -3,10 +3,10 @@
 
 use protocol::ids::Digest;
 use protocol::job::{
-    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, ProbeClass, SampleCondition, Sampling, Term,
-    VoxelSet,
+    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, SampleCondition, Sampling, Term, VoxelSet,
 };
 use protocol::outcome::{PhaseSeconds, ProbeResult, SampleResult};
+use protocol::probe::ProbeClass;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use std::path::{Path, PathBuf};
