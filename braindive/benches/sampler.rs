@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use braindive::encoder::{Encoder, Objective, Term};
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::sag::self_attention_guidance;
 use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
 use braindive::sampler::{Diffusion, Parameters, predict};
@@ -74,7 +74,7 @@ fn main() {
         sag_scale: SAG_SCALE,
         final_sigma: FinalSigma::Zero,
         prompt_embeds: text.prompt_embeds("").unwrap(),
-        initial_latents: starting_latents(0, height, width, device).unwrap(),
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, 0, height, width, device).unwrap(),
     };
     let (latents, prompt) = (&parameters.initial_latents, &parameters.prompt_embeds);
     let timestep = diffusion.schedule.timesteps(STEPS).unwrap()[STEPS / 2];

@@ -7,7 +7,7 @@ use super::sample::{Order, Painted, final_sigma, product, timed};
 use anyhow::Context;
 use braindive::encoder::{Encoder, Objective, Term};
 use braindive::models::text::TextEncoder;
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::trace::{self, Trace};
 use braindive::sampler::{Diffusion, Parameters};
 use braindive::weights::Weights;
@@ -84,7 +84,7 @@ fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'
         (None, seed) => {
             let [width, height] = request.size.unwrap_or_default().map(|side| side as usize);
             let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
-            starting_latents(seed.map_or(0, |seed| seed.0), rows, columns, device)?
+            starting_latents(NoiseLayout::TorchCuda, seed.map_or(0, |seed| seed.0), rows, columns, device)?
         }
     };
     let voxels: Vec<usize> = request.objective.voxels.iter().map(|&row| row as usize).collect();

@@ -8,7 +8,7 @@ use super::{Product, TaskError, class_of};
 use crate::agent::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::schedule::FinalSigma;
 use braindive::sampler::{self, Parameters, Sample, Step};
 use braindive::{Error, ErrorKind};
@@ -122,7 +122,8 @@ fn attempt(
             sag_scale: asked.sag_scale,
             final_sigma: final_sigma(asked.final_sigma),
             prompt_embeds: models.prompt_embeds.clone(),
-            initial_latents: starting_latents(seed.0, rows, columns, &models.diffusion.device).map_err(Error::from)?,
+            initial_latents: starting_latents(NoiseLayout::TorchCuda, seed.0, rows, columns, &models.diffusion.device)
+                .map_err(Error::from)?,
         },
         classes: &condition.probes,
     };
