@@ -1,10 +1,13 @@
 //! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
+pub mod ddim;
 pub mod dpm_solver;
+pub mod euler;
 pub mod guidance;
 pub mod noise;
 pub mod sag;
 pub mod schedule;
+pub mod solver;
 pub mod trace;
 
 use crate::encoder::{Encoder, Target};
@@ -12,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::models::unet::{MidAttention, UNet};
 use crate::models::vae::VaeDecoder;
 use candle_core::{DType, Device, Tensor, Var};
-use dpm_solver::DpmSolver;
 use guidance::{BrainGuidance, brain_guidance, unit_range};
 use sag::{SelfAttentionGuidance, self_attention_guidance};
 use schedule::{FinalSigma, NoiseLevel, NoiseSchedule};
+use solver::Method;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -134,7 +137,8 @@ pub fn sample(
     check(diffusion, parameters)?;
     let Parameters { steps, final_sigma, .. } = *parameters;
     let timesteps = diffusion.schedule.timesteps(steps)?;
-    let mut solver = DpmSolver::new(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma);
+    let alpha_bars = diffusion.schedule.alpha_bars(steps, final_sigma)?;
+    let mut solver = Method::default().solver(&alpha_bars, final_sigma, 0);
     let mut latents = parameters.initial_latents.to_dtype(diffusion.dtype)?;
     for (index, &timestep) in timesteps.iter().enumerate() {
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };

@@ -3,6 +3,7 @@
 use crate::case::{Case, assert_close};
 use braindive::sampler::dpm_solver::DpmSolver;
 use braindive::sampler::schedule::NoiseLevel;
+use braindive::sampler::solver::Solver;
 use braindive::sampler::{Predicted, predict};
 use candle_core::{DType, Tensor};
 
