@@ -13,7 +13,7 @@ use serde_json::json;
 use std::path::Path;
 
 /// The published autoencoder's group norms add this to the variance.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 
 /// `vae/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -166,7 +166,7 @@ impl UpBlock {
 
 /// Self-attention of one head over all pixels, with a residual.
 #[derive(Debug)]
-struct SpatialAttention {
+pub(super) struct SpatialAttention {
     group_norm: GroupNorm,
     to_q: Linear,
     to_k: Linear,
@@ -176,7 +176,7 @@ struct SpatialAttention {
 
 impl SpatialAttention {
     /// The published files name the projections query, key, value and proj_attn; diffusers writes to_q … to_out.0 today.
-    fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
+    pub(super) fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
         let published = weights.contains("query.weight");
         let linear = |today: &str, before: &str| {
             Linear::load(channels, channels, &weights.at(if published { before } else { today }))
@@ -190,7 +190,7 @@ impl SpatialAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let tokens = self.group_norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens));
         let y = self.to_out.forward(&Attention::new(1).forward(&q?, &k?, &v?)?)?;
