@@ -30,6 +30,18 @@ pub struct Draft {
     pub place: Place,
 }
 
+impl Draft {
+    /// What the file sets in a cell of the grid's axes (see [`Grid::cells`]); the later of two counts.
+    pub fn settings_at<'a>(&'a self, point: &'a [&'a Located<Setting>]) -> impl Iterator<Item = &'a Setting> + Clone {
+        self.settings.iter().chain(point.iter().copied()).map(|setting| &setting.value)
+    }
+
+    /// Every setting of the file, under `sampling` and under `grid`.
+    pub fn all_settings(&self) -> impl Iterator<Item = &Located<Setting>> {
+        self.settings.iter().chain(self.grid.axes.iter().flat_map(|axis| &axis.values))
+    }
+}
+
 const KEYS: [&str; 11] =
     ["name", "description", "kind", "models", "grid", "regions", "sampling", "probes", "priority", "retries", "budget"];
 

@@ -40,13 +40,13 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
         region: None,
         seed: request.seed,
         sampling: &job::Sampling {
-            preset: job::Preset::Default,
             steps: request.steps,
             gamma: request.gamma,
             sag_scale: request.sag_scale,
             size: [painted.image.width() as u32, painted.image.height() as u32],
             prompt: request.prompt.clone(),
             final_sigma: request.final_sigma,
+            ..job::Sampling::default()
         },
         effective_gamma: order.objective.effective_gamma(request.gamma),
         scores: &painted.scores,
