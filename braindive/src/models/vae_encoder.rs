@@ -6,6 +6,7 @@
 use super::resnet::{Downsample, ResnetBlock, ResnetShape};
 use super::vae::{EPS, SpatialAttention, VaeConfig};
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result, Tensor};
@@ -66,12 +67,12 @@ impl VaeEncoder {
     /// # Errors
     /// `image` is no batch of RGB images, or its sides are no whole number of latents.
     pub fn encode(&self, image: &Tensor) -> Result<Tensor> {
-        let h = self.conv_in.forward(&image.affine(2.0, -1.0)?)?;
+        let h = self.conv_in.forward(&image.affine(2.0, -1.0)?.into())?;
         let h = self.down_blocks.iter().try_fold(h, |h, block| block.forward(&h))?;
         let h = self.mid_resnets[0].forward(&h, None)?;
         let h = self.mid_resnets[1].forward(&self.mid_attention.forward(&h)?, None)?;
         let moments = self.quant_conv.forward(&self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)?)?;
-        moments.narrow(1, 0, self.config.latent_channels)? * self.config.scaling_factor
+        moments.value().narrow(1, 0, self.config.latent_channels)? * self.config.scaling_factor
     }
 }
 
@@ -99,10 +100,10 @@ impl DownBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tracked) -> Result<Tracked> {
         let x = self.resnets.iter().try_fold(x.clone(), |x, resnet| resnet.forward(&x, None))?;
         match &self.downsampler {
-            Some(downsampler) => halved(downsampler, &x),
+            Some(downsampler) => Ok(halved(downsampler, x.value())?.into()),
             None => Ok(x),
         }
     }
@@ -112,8 +113,8 @@ impl DownBlock {
 /// a zero row above and a zero column on the left, whose outputs are dropped.
 fn halved(downsampler: &Downsample, x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
-    let y = downsampler.forward(&x.pad_with_zeros(2, 1, 0)?.pad_with_zeros(3, 1, 0)?)?;
-    y.narrow(2, 1, height / 2)?.narrow(3, 1, width / 2)?.contiguous()
+    let y = downsampler.forward(&x.pad_with_zeros(2, 1, 0)?.pad_with_zeros(3, 1, 0)?.into())?;
+    y.value().narrow(2, 1, height / 2)?.narrow(3, 1, width / 2)?.contiguous()
 }
 
 #[cfg(test)]
