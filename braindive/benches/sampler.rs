@@ -6,7 +6,7 @@
 
 use braindive::encoder::{Encoder, Objective, Term, encode};
 use braindive::gradient::{Keep, Tracked, gradients};
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::sag::self_attention_guidance;
 use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
 use braindive::sampler::{Diffusion, Item, Memory, Parameters, predict};
@@ -74,7 +74,7 @@ fn main() {
         target: target.clone(),
         gamma: GAMMA,
         prompt_embeds: text.prompt_embeds("").unwrap(),
-        initial_latents: starting_latents(0, height, width, device).unwrap(),
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, 0, height, width, device).unwrap(),
     };
     let (latents, prompt) = (&item.initial_latents, &item.prompt_embeds);
     let timestep = diffusion.schedule.timesteps(STEPS).unwrap()[STEPS / 2];

@@ -10,4 +10,5 @@ mod text_transformer;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vae_encoder;
 pub mod vit;

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The published autoencoder's group norms add this to the variance.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 
 /// `vae/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -175,7 +175,7 @@ impl UpBlock {
 
 /// Self-attention of one head over all pixels, with a residual.
 #[derive(Debug)]
-struct SpatialAttention {
+pub(super) struct SpatialAttention {
     group_norm: GroupNorm,
     to_q: Linear,
     to_k: Linear,
@@ -185,7 +185,7 @@ struct SpatialAttention {
 
 impl SpatialAttention {
     /// The published files name the projections query, key, value and proj_attn; diffusers writes to_q … to_out.0 today.
-    fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
+    pub(super) fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
         let published = weights.contains("query.weight");
         let linear = |today: &str, before: &str| {
             Linear::load(channels, channels, &weights.at(if published { before } else { today }))
@@ -199,7 +199,7 @@ impl SpatialAttention {
         })
     }
 
-    fn forward(&self, x: &Tracked) -> Result<Tracked> {
+    pub(super) fn forward(&self, x: &Tracked) -> Result<Tracked> {
         let (_, _, height, width) = x.value().dims4()?;
         let tokens = self.group_norm.forward(x)?.to_tokens()?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens));

@@ -1,12 +1,15 @@
 //! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
+pub mod ddim;
 mod diffusion;
 pub mod dpm_solver;
+pub mod euler;
 pub mod guidance;
 pub mod noise;
 mod parameters;
 pub mod sag;
 pub mod schedule;
+pub mod solver;
 pub mod trace;
 
 pub use diffusion::Diffusion;
@@ -17,10 +20,10 @@ use crate::gradient::Tracked;
 use crate::models::unet::MidAttention;
 use crate::models::vit::VisionTransformer;
 use candle_core::{D, DType, Tensor};
-use dpm_solver::DpmSolver;
 use guidance::{BrainGuidance, brain_guidance};
 use sag::{SelfAttentionGuidance, self_attention_guidance};
 use schedule::NoiseLevel;
+use solver::Method;
 use std::ops::ControlFlow;
 
 /// A finished sample.
@@ -71,7 +74,7 @@ pub fn sample(
     parameters.check(items, diffusion)?;
     let Parameters { steps, final_sigma, .. } = *parameters;
     let timesteps = diffusion.schedule.timesteps(steps)?;
-    let mut solver = DpmSolver::new(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma);
+    let mut solver = Method::default().solver(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma, 0);
     let initial: Vec<&Tensor> = items.iter().map(|item| &item.initial_latents).collect();
     let mut latents = Tensor::cat(&initial, 0)?.to_dtype(diffusion.state_dtype())?;
     let mut failed = vec![None; items.len()];
