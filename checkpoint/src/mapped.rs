@@ -2,7 +2,7 @@
 
 use super::error::{Error, Problem};
 use super::{archive, safetensors_file};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::Dtype;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -114,6 +114,16 @@ impl Checkpoint {
         let mut gathered = Vec::with_capacity(length);
         gather(data, width, &tensor.shape, &tensor.strides, &mut gathered);
         Cow::Owned(gathered)
+    }
+
+    /// Takes the pages of a tensor that will not be read again out of this process's memory; they stay in the page cache.
+    pub fn release(&self, tensor: &Tensor) {
+        let map = &self.files[tensor.file].map;
+        let length = tensor.shape.iter().product::<usize>() * (tensor.dtype.bitsize() / 8);
+        let end = tensor.start.saturating_add(length).min(map.len());
+        // SAFETY: the map is of a file and only read, so that pages which are needed after all are read from the file again.
+        // Advice changes no content: that it failed is no error.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, tensor.start, end - tensor.start) };
     }
 
     /// The elements of a tensor of this checkpoint, row by row; `None` if they are no integers.

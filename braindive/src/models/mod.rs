@@ -11,3 +11,6 @@ pub mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod vit;
+mod vit_config;
+
+pub use vit_config::VitConfig;

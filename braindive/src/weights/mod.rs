@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The tensors of a model, seen below a key prefix. Cloning is cheap.
 ///
-/// Files stay mapped, not read: a tensor's elements are converted from the file straight into the tensor that computes.
+/// Files stay mapped: a tensor's elements are converted from the file straight into the tensor that computes, and let go.
 #[derive(Debug, Clone)]
 pub struct Weights {
     shared: Arc<Shared>,
@@ -104,6 +104,7 @@ impl Weights {
         let Some(tensor) = convert::floats(&bytes, info.dtype, &info.shape, self.dtype) else {
             return Err(self.wrong_type(name, info, "F16, BF16, F32 or F64"));
         };
+        checkpoint.release(info);
         Ok(tensor?.to_device(&self.device)?)
     }
 
@@ -149,8 +150,17 @@ impl Weights {
         }
     }
 
+    /// Where the tensors go.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     fn key(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        match (self.prefix.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
     }
 
     fn lookup(&self, name: &str) -> Option<&checkpoint::Tensor> {
