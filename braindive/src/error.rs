@@ -15,14 +15,8 @@ pub enum Error {
     #[error("writing {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 
-    #[error(
-        "{} is truncated: it has {found} bytes and its header promises {expected}; copy or download it again",
-        path.display()
-    )]
-    Truncated { path: PathBuf, found: u64, expected: u64 },
-
-    #[error("{} is not a safetensors file: {source}", path.display())]
-    NotSafetensors { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
 
     #[error("{} has no tensor `{key}`{}", path.display(), nearest.as_ref().map(|name| format!("; the nearest name is `{name}`")).unwrap_or_default())]
     MissingTensor { path: PathBuf, key: String, nearest: Option<String> },
@@ -98,6 +92,11 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Io,
+            Self::Checkpoint(checkpoint::Error { problem: checkpoint::Problem::Read(source), .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                ErrorKind::Io
+            }
             Self::Write { .. } => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::Stopped { .. } => ErrorKind::Stopped,

@@ -9,6 +9,7 @@ use crate::gradient::{Keep, Tracked};
 use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Result};
+use checkpoint::Names;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
@@ -85,13 +86,20 @@ pub struct VaeDecoder {
 }
 
 impl VaeDecoder {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    /// Reads `config.json` and the weights in `folder`.
     ///
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let config = VaeConfig::read(&folder.as_ref().join("config.json"))?;
-        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), Names::DIFFUSERS, dtype, device)?)
+    }
+
+    /// Reads the decoder in the whole autoencoder's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or not what the configuration says.
+    pub fn from_weights(config: VaeConfig, weights: &Weights) -> error::Result<Self> {
         let (latents, groups) = (config.latent_channels, config.norm_num_groups);
         let shape = ResnetShape { groups, eps: EPS, time: None };
         let decoder = weights.at("decoder");
