@@ -83,6 +83,7 @@ pub struct VaeDecoder {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 impl VaeDecoder {
@@ -124,8 +125,14 @@ impl VaeDecoder {
             up_blocks,
             conv_norm_out: GroupNorm::load(groups, channels, EPS, &decoder.at("conv_norm_out"))?,
             conv_out: Conv2d::load(channels, config.out_channels, 3, &decoder.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the decoder's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// `latents`: [batch, 4, h, w], scaled as diffusion sees them; returns [batch, 3, h·f, w·f], about −1..1, not clamped.

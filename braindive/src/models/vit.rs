@@ -119,6 +119,7 @@ pub struct VisionTransformer {
     trunk: Trunk,
     ln_post: LayerNorm,
     proj: Linear,
+    weight_bytes: u64,
 }
 
 impl VisionTransformer {
@@ -148,8 +149,14 @@ impl VisionTransformer {
             trunk: Trunk::load(&config, weights)?,
             ln_post: LayerNorm::load(width, config.eps, &weights.at(keys.root).at(keys.ln_post))?,
             proj,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the tower's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Resizes [batch, 3, height, width] in 0..1 to the tower's input (bilinear, not antialiased) and normalises it.

@@ -5,6 +5,7 @@ mod diffusion;
 pub mod dpm_solver;
 pub mod euler;
 pub mod guidance;
+mod memory;
 pub mod noise;
 mod parameters;
 pub mod sag;
@@ -13,7 +14,8 @@ pub mod solver;
 pub mod trace;
 
 pub use diffusion::Diffusion;
-pub use parameters::{Item, Memory, Parameters};
+pub use memory::{Footprint, Memory};
+pub use parameters::{Item, Parameters};
 
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;

@@ -5,7 +5,7 @@ use super::models::{Loaded, Shelf, ShelfError};
 use super::objective::resolve;
 use super::score::Scores;
 use super::{Product, TaskError, class_of};
-use crate::agent::Control;
+use crate::control::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
 use braindive::sampler::noise::{NoiseLayout, starting_latents};

@@ -33,6 +33,7 @@ pub struct UNet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 /// Where the mid block's self-attention looks.
@@ -105,8 +106,14 @@ impl UNet {
                 &weights.at("conv_norm_out"),
             )?,
             conv_out: Conv2d::load(first, config.out_channels, 3, &weights.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Takes `sinusoids` for the time embedding of `timestep`, instead of computing them to the nearest f32: to compare with an
