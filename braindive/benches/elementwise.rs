@@ -6,12 +6,13 @@
 //! GFLOP of matrix products in attention, else GB of elements read and written if each tensor were touched once.
 #![allow(clippy::unwrap_used)]
 
+use braindive::gradient::{Tracked, gradients};
 use braindive::layers::{
     Activation, Attention, GroupNorm, LayerNorm, clamp_unit, gaussian_blur, geglu, resize_bilinear, upsample_nearest_2x,
 };
 use braindive::weights::Weights;
 use braindive::{DType, Device};
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -55,28 +56,28 @@ impl Report {
     }
 
     /// A layer of one input that writes `written` elements.
-    fn layer(&mut self, name: &str, x: &[usize], written: usize, layer: impl Fn(&Tensor) -> Result<Tensor>) {
-        let x = random(x);
-        let bytes = 4.0 * (x.elem_count() + written) as f64;
-        self.measure(&format!("{name}, forward"), "GB/s", bytes, || layer(&x).unwrap());
-        let x = Var::from_tensor(&x).unwrap();
-        self.measure(
-            &format!("{name}, forward and backward"),
-            "GB/s",
-            2.0 * bytes + 4.0 * x.elem_count() as f64,
-            || layer(&x).unwrap().backward().unwrap(),
-        );
+    fn layer(&mut self, name: &str, x: &[usize], written: usize, layer: impl Fn(&Tracked) -> Result<Tracked>) {
+        let x = Tracked::input(random(x));
+        let constant = Tracked::constant(x.value().clone());
+        let bytes = 4.0 * (x.value().elem_count() + written) as f64;
+        self.measure(&format!("{name}, forward"), "GB/s", bytes, || layer(&constant).unwrap());
+        let cotangent = random(layer(&constant).unwrap().value().dims());
+        let bytes = 2.0 * bytes + 4.0 * x.value().elem_count() as f64;
+        self.measure(&format!("{name}, forward and backward"), "GB/s", bytes, || {
+            gradients(layer(&x).unwrap(), cotangent.clone()).unwrap()
+        });
     }
 
     fn attention(&mut self, name: &str, heads: usize, [queries, keys, size]: [usize; 3]) {
-        let [q, k, v] = [queries, keys, keys].map(|n| random(&[1, n, heads * size]));
+        let [q, k, v, cotangent] = [queries, keys, keys, queries].map(|n| random(&[1, n, heads * size]));
         let (attention, flop) = (Attention::new(heads), (4 * heads * queries * keys * size) as f64);
+        let [cq, ck, cv] = [&q, &k, &v].map(Tracked::from);
         self.measure(&format!("attention, {name}, forward"), "GFLOP/s", flop, || {
-            attention.forward(&q, &k, &v).unwrap()
+            attention.forward(&cq, &ck, &cv).unwrap()
         });
-        let [q, k, v] = [q, k, v].map(|x| Var::from_tensor(&x).unwrap());
+        let [q, k, v] = [q, k, v].map(Tracked::input);
         self.measure(&format!("attention, {name}, forward and backward"), "GFLOP/s", 3.5 * flop, || {
-            attention.forward(&q, &k, &v).unwrap().backward().unwrap()
+            gradients(attention.forward(&q, &k, &v).unwrap(), cotangent.clone()).unwrap()
         });
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod encoder;
 pub mod error;
+pub mod gradient;
 pub mod image;
 pub mod layers;
 pub mod models;

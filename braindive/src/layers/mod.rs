@@ -14,6 +14,7 @@ mod norm;
 mod pointwise;
 mod resample;
 mod simd;
+mod unit_norm;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
@@ -21,6 +22,7 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
+pub use unit_norm::unit_norm;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

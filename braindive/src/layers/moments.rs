@@ -1,13 +1,13 @@
-//! Sums, mean and variance of long rows: short sums in lanes of the element type, long ones in f64.
+//! Sums, mean and variance of long rows, in f64 whatever the elements are: errors of a mean or a variance shift a whole row.
 
 use super::kernel::{Element, map_tasks};
 use super::simd::vectorised;
 
 /// Elements per task.
 pub(super) const PIECE: usize = 1 << 16;
-/// Elements that are summed in the element type; they stay in a level-1 cache.
+/// Elements that stay in a level-1 cache from the sum to that of the squared deviations.
 const SHORT: usize = 2048;
-/// Partial sums of a short sum, so that it vectorises.
+/// Partial sums, so that a sum vectorises.
 const LANES: usize = 32;
 
 /// The number of some elements, their mean, and the sum of their squared deviations from it.
@@ -30,8 +30,8 @@ impl Moments {
 
     fn of_short<T: Element>(x: &[T]) -> Self {
         let count = x.len() as f64;
-        let mean = short_sum(x) / T::from_usize(x.len());
-        Self { count, mean: mean.to_f64(), deviations: short_deviations(x, mean).to_f64() }
+        let mean = sum(x) / count;
+        Self { count, mean, deviations: deviations(x, mean) }
     }
 
     /// The moments of both samples together, `other` not empty (Chan, Golub & LeVeque 1983, eq. 2.1).
@@ -52,19 +52,9 @@ impl Moments {
     }
 }
 
-/// Σ x
-pub(super) fn sum<T: Element>(x: &[T]) -> f64 {
-    x.chunks(SHORT).map(|x| short_sum(x).to_f64()).sum()
-}
-
-/// Σ a·(b − shift), of slices of one length.
-pub(super) fn sum_of_products<T: Element>(a: &[T], b: &[T], shift: T) -> f64 {
-    a.chunks(SHORT).zip(b.chunks(SHORT)).map(|(a, b)| short_products(a, b, shift).to_f64()).sum()
-}
-
 /// Adds the lanes up pair by pair.
 #[inline(always)]
-fn total<T: Element>(mut lanes: [T; LANES]) -> T {
+fn total(mut lanes: [f64; LANES]) -> f64 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -76,45 +66,48 @@ fn total<T: Element>(mut lanes: [T; LANES]) -> T {
 }
 
 vectorised! {
-    fn short_sum<T: Element>(x: &[T]) -> T {
+    /// Σ x
+    pub(super) fn sum<T: Element>(x: &[T]) -> f64 {
         let (chunks, rest) = x.as_chunks::<LANES>();
-        let mut lanes = [T::zero(); LANES];
+        let mut lanes = [0.0; LANES];
         for chunk in chunks {
             for lane in 0..LANES {
-                lanes[lane] += chunk[lane];
+                lanes[lane] += chunk[lane].to_f64();
             }
         }
         for (lane, &x) in lanes.iter_mut().zip(rest) {
-            *lane += x;
+            *lane += x.to_f64();
         }
         total(lanes)
     }
 
     /// Σ (x − mean)²
-    fn short_deviations<T: Element>(x: &[T], mean: T) -> T {
+    fn deviations<T: Element>(x: &[T], mean: f64) -> f64 {
         let (chunks, rest) = x.as_chunks::<LANES>();
-        let mut lanes = [T::zero(); LANES];
+        let mut lanes = [0.0; LANES];
         for chunk in chunks {
             for lane in 0..LANES {
-                lanes[lane] += (chunk[lane] - mean) * (chunk[lane] - mean);
+                let deviation = chunk[lane].to_f64() - mean;
+                lanes[lane] += deviation * deviation;
             }
         }
         for (lane, &x) in lanes.iter_mut().zip(rest) {
-            *lane += (x - mean) * (x - mean);
+            *lane += (x.to_f64() - mean) * (x.to_f64() - mean);
         }
         total(lanes)
     }
 
-    fn short_products<T: Element>(a: &[T], b: &[T], shift: T) -> T {
+    /// Σ a·(b − shift), of slices of one length.
+    pub(super) fn sum_of_products<T: Element>(a: &[T], b: &[T], shift: T) -> f64 {
         let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-        let mut lanes = [T::zero(); LANES];
+        let mut lanes = [0.0; LANES];
         for (a, b) in a.iter().zip(b) {
             for lane in 0..LANES {
-                lanes[lane] += a[lane] * (b[lane] - shift);
+                lanes[lane] += a[lane].to_f64() * (b[lane].to_f64() - shift.to_f64());
             }
         }
         for ((lane, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
-            *lane += a * (b - shift);
+            *lane += a.to_f64() * (b.to_f64() - shift.to_f64());
         }
         total(lanes)
     }
@@ -131,12 +124,12 @@ mod tests {
             let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / n as f64;
             let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n as f64;
             let moments = Moments::of(&row);
-            assert!((moments.mean - mean).abs() < 1e-7 * mean, "{n}: mean {} instead of {mean}", moments.mean);
-            assert!((moments.variance() - variance).abs() <= 1e-5 * variance, "{n}: variance {}", moments.variance());
-            assert!((sum(&row) - mean * n as f64).abs() <= 1e-6 * mean * n as f64);
+            assert!((moments.mean - mean).abs() < 1e-14 * mean, "{n}: mean {} instead of {mean}", moments.mean);
+            assert!((moments.variance() - variance).abs() <= 1e-12 * variance, "{n}: variance {}", moments.variance());
+            assert!((sum(&row) - mean * n as f64).abs() <= 1e-14 * mean * n as f64);
             let products = sum_of_products(&row, &row, 100.0);
             let exact: f64 = row.iter().map(|&x| f64::from(x) * (f64::from(x) - 100.0)).sum();
-            assert!((products - exact).abs() <= 1e-6 * exact.abs());
+            assert!((products - exact).abs() <= 1e-12 * exact.abs());
         }
     }
 }

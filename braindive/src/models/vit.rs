@@ -5,9 +5,10 @@
 use super::open_clip::{LAYER_NORM_EPS, OpenClipConfig, VisionConfig};
 use super::residual_block::ResidualBlock;
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Activation, Attention, Conv2d, LayerNorm, Linear, resize_bilinear};
 use crate::weights::Weights;
-use candle_core::{DType, Device, IndexOp, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use std::path::Path;
 
 /// The transformer up to its last block, shared by class-token pooling here and attentional pooling in CoCa.
@@ -49,11 +50,11 @@ impl Trunk {
     ///
     /// # Errors
     /// `pixels` has another size.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let patches = self.conv1.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?;
-        let (batch, _, width) = patches.dims3()?;
-        let class = self.class_embedding.expand((batch, 1, width))?;
-        let tokens = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
+    pub fn forward(&self, pixels: &Tracked) -> Result<Tracked> {
+        let patches = self.conv1.forward(pixels)?.to_tokens()?;
+        let (batch, _, width) = patches.value().dims3()?;
+        let class = self.class_embedding.expand((batch, 1, width))?.into();
+        let tokens = Tracked::cat(&class, &patches, 1)?.broadcast_add(&self.positional_embedding)?;
         let tokens = self.ln_pre.forward(&tokens)?;
         self.blocks.iter().try_fold(tokens, |tokens, block| block.forward(&tokens, &self.attention))
     }
@@ -87,7 +88,7 @@ impl VisionTransformer {
     ///
     /// # Errors
     /// `image` is no batch of RGB images.
-    pub fn preprocess(&self, image: &Tensor) -> Result<Tensor> {
+    pub fn preprocess(&self, image: &Tracked) -> Result<Tracked> {
         let size = self.config.model_cfg.vision_cfg.image_size;
         self.config.preprocess_cfg.normalise(&resize_bilinear(image, size, size)?)
     }
@@ -96,8 +97,10 @@ impl VisionTransformer {
     ///
     /// # Errors
     /// `pixels` has another size.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let class = self.trunk.forward(pixels)?.i((.., 0))?;
+    pub fn forward(&self, pixels: &Tracked) -> Result<Tracked> {
+        let tokens = self.trunk.forward(pixels)?;
+        let (batch, _, width) = tokens.value().dims3()?;
+        let class = tokens.narrow(1, 0, 1)?.reshape(&[batch, width])?;
         self.proj.forward(&self.ln_post.forward(&class)?)
     }
 }

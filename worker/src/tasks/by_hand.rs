@@ -9,7 +9,7 @@ use braindive::encoder::{Encoder, Objective, Term};
 use braindive::models::text::TextEncoder;
 use braindive::sampler::noise::starting_latents;
 use braindive::sampler::trace::{self, Trace};
-use braindive::sampler::{Diffusion, Parameters};
+use braindive::sampler::{Diffusion, Memory, Parameters};
 use braindive::weights::Weights;
 use braindive::{DType, Device, Tensor};
 use protocol::ids::Digest;
@@ -92,13 +92,13 @@ fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'
     let term = Term { region: "of the request".to_owned(), weight: 1.0, voxels, denominator };
     Ok(Order {
         objective: Objective { terms: vec![term] },
+        gamma: request.gamma,
+        initial_latents,
         parameters: Parameters {
             steps: request.steps as usize,
-            gamma: request.gamma,
             sag_scale: request.sag_scale,
             final_sigma: final_sigma(request.final_sigma),
-            prompt_embeds: models.prompt_embeds.clone(),
-            initial_latents,
+            memory: Memory::default(),
         },
         classes: &request.probes,
     })
@@ -121,7 +121,7 @@ fn finish(
     recording.insert("coca.class_similarity", single(&said.class_similarity)?);
     let class = request.probes.iter().position(|class| class.name == said.class);
     recording.insert("coca.class", Tensor::new(&[class.map_or(-1, |class| class as i64)], &Device::Cpu)?);
-    recording.finish(&models.diffusion, &models.encoder, &order.parameters, &painted.sample)
+    recording.finish(&models.diffusion, &models.encoder, &order.parameters, &order.item(models)?, &painted.sample)
 }
 
 /// sha256 of the weights that the request names, by role.
