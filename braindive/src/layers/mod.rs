@@ -9,9 +9,11 @@ mod gemm;
 mod kernel;
 mod linear;
 mod norm;
+mod patches;
 mod pointwise;
 mod resample;
 mod unit_norm;
+mod winograd;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
