@@ -17,7 +17,6 @@ pub mod region;
 pub mod resolve;
 pub mod sampling;
 pub mod summary;
-pub mod tensors;
 pub mod volume;
 
 use crate::plan::{Experiment, Plan};
