@@ -4,13 +4,13 @@
 //! wall-clock seconds, and its mean CPU seconds, user and system on all threads.
 #![allow(clippy::unwrap_used)]
 
-use braindive::encoder::{Encoder, Objective, Term};
-use braindive::sampler::noise::starting_latents;
+use braindive::encoder::{Encoder, Objective, Term, encode};
+use braindive::gradient::{Keep, Tracked, gradients};
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::sag::self_attention_guidance;
 use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
-use braindive::sampler::{Diffusion, Parameters, predict};
+use braindive::sampler::{Diffusion, Item, Memory, Parameters, predict};
 use braindive::{DType, Device};
-use candle_core::Var;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,39 +68,48 @@ fn main() {
     let objective = Objective { terms: vec![Term::mean(region, voxels.clone())] };
     let target = objective.target(&encoder.head).unwrap();
     let [_, _, height, width] = diffusion.latent_shape(SIZE, SIZE).unwrap();
-    let parameters = Parameters {
-        steps: STEPS,
+    let parameters =
+        Parameters { steps: STEPS, sag_scale: SAG_SCALE, final_sigma: FinalSigma::Zero, memory: Memory::default() };
+    let item = Item {
+        target: target.clone(),
         gamma: GAMMA,
-        sag_scale: SAG_SCALE,
-        final_sigma: FinalSigma::Zero,
         prompt_embeds: text.prompt_embeds("").unwrap(),
-        initial_latents: starting_latents(0, height, width, device).unwrap(),
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, 0, height, width, device).unwrap(),
     };
-    let (latents, prompt) = (&parameters.initial_latents, &parameters.prompt_embeds);
+    let (latents, prompt) = (&item.initial_latents, &item.prompt_embeds);
     let timestep = diffusion.schedule.timesteps(STEPS).unwrap()[STEPS / 2];
     let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
 
     let only = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let mut report = Report { only, parts: Map::new() };
-    let step = |parameters: &Parameters| predict(&diffusion, &encoder, &target, parameters, latents, level).unwrap();
-    report.measure("guided step", || step(&parameters));
-    let unguided = Parameters { gamma: 0.0, ..parameters.clone() };
+    let step = |item: &Item| {
+        let items = std::slice::from_ref(item);
+        predict(&diffusion, &encoder.backbone, &parameters, items, latents, level).unwrap()
+    };
+    report.measure("guided step", || step(&item));
+    let unguided = Item { gamma: 0.0, ..item.clone() };
     report.measure("unguided step", || step(&unguided));
 
-    let unet = |latents| diffusion.unet.forward_with_attention(latents, timestep, prompt).unwrap();
-    report.measure("UNet forward", || unet(latents));
-    let (noise_pred, attention) = unet(latents);
+    let constant = &Tracked::from(latents);
+    let unet = |latents| diffusion.predict_noise(latents, level, prompt, Keep::Activations, true).unwrap();
+    report.measure("UNet forward", || unet(constant));
+    let (noise_pred, attention) = unet(constant);
+    let (noise_pred, attention) = (noise_pred.into_value(), attention.unwrap());
     report.measure("self-attention guidance", || {
         self_attention_guidance(&diffusion, latents, &noise_pred, &attention, prompt, level, SAG_SCALE).unwrap()
     });
     report.measure("decode", || diffusion.decode(latents).unwrap());
-    let image = diffusion.decode(latents).unwrap();
-    report.measure("encode", || encoder.encode(&image).unwrap());
+    let image = Tracked::from(diffusion.decode(latents).unwrap());
+    report.measure("encode", || encode(&encoder.backbone, &image).unwrap());
 
-    let latents = Var::from_tensor(latents).unwrap();
-    let decoded = diffusion.decode(&level.pred_x0(&latents, &unet(&latents).0).unwrap()).unwrap();
-    let activation = target.activation(&encoder.encode(&decoded).unwrap().unit_features).unwrap();
-    report.measure("backward through encoder, decoder and UNet", || activation.backward().unwrap());
+    let input = Tracked::input(latents.clone());
+    report.measure("forward and backward through UNet, decoder and encoder", || {
+        let pred_x0 = level.pred_x0(&input, &unet(&input).0).unwrap();
+        let decoded = diffusion.decode_raw(&pred_x0, Keep::Activations).unwrap();
+        let features = encode(&encoder.backbone, &decoded).unwrap().unit_features;
+        let cotangent = features.value().ones_like().unwrap();
+        gradients(features, cotangent).unwrap().reach(&input).unwrap()
+    });
 
     println!("{}", serde_json::to_string_pretty(&Value::Object(report.parts)).unwrap());
 }

@@ -48,6 +48,12 @@ pub enum Error {
     #[error("{what} is {found}, expected {expected}")]
     Parameter { what: &'static str, found: String, expected: String },
 
+    #[error(
+        "guiding {images} image(s) at a time takes {needed} bytes of memory even if the networks keep as little as they can; {limit} are allowed. \
+         Raise the memory limit, make smaller images, or put fewer into a batch"
+    )]
+    OutOfMemory { needed: u64, limit: u64, images: usize },
+
     #[error("{what} holds NaN or infinity after step {step}")]
     NonFinite { step: usize, what: &'static str },
 
@@ -79,6 +85,8 @@ pub enum ErrorKind {
     BadInput,
     /// Reading or writing failed for a reason outside the files' contents.
     Io,
+    /// More memory than allowed.
+    OutOfMemory,
     /// NaN or infinity.
     NonFinite,
     /// The observer asked for it.
@@ -99,6 +107,7 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } => ErrorKind::Stopped,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,

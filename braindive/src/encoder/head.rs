@@ -74,7 +74,7 @@ impl Head {
     /// # Errors
     /// `features` has another width.
     pub fn predict(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        self.linear.forward(features)
+        Ok(self.linear.forward(&features.into())?.into_value())
     }
 
     /// N

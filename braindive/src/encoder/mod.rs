@@ -9,15 +9,17 @@ pub use objective::{Objective, Target, Term};
 pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
 
 use crate::error::{Error, Result};
-use crate::models::open_clip::unit_norm;
+use crate::gradient::Tracked;
+use crate::layers::unit_norm;
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A frozen backbone and a subject's head on it.
 #[derive(Debug)]
 pub struct Encoder {
-    pub backbone: VisionTransformer,
+    pub backbone: Arc<VisionTransformer>,
     pub head: Head,
 }
 
@@ -29,7 +31,18 @@ pub struct Encoding {
     /// [batch, K]
     pub clip_features: Tensor,
     /// [batch, K], unit norm.
-    pub unit_features: Tensor,
+    pub unit_features: Tracked,
+}
+
+/// `image`: [batch, 3, height, width] in 0..1; differentiable.
+///
+/// # Errors
+/// `image` is no batch of RGB images.
+pub fn encode(backbone: &VisionTransformer, image: &Tracked) -> candle_core::Result<Encoding> {
+    let clip_input = backbone.preprocess(image)?;
+    let clip_features = backbone.forward(&clip_input)?;
+    let unit_features = unit_norm(&clip_features)?;
+    Ok(Encoding { clip_input: clip_input.into_value(), clip_features: clip_features.into_value(), unit_features })
 }
 
 impl Encoder {
@@ -40,7 +53,7 @@ impl Encoder {
     /// A file or tensor is missing or malformed, or the head was fitted on another backbone.
     pub fn load(backbone: impl AsRef<Path>, head: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
         let folder = backbone.as_ref();
-        let backbone = VisionTransformer::load(folder, dtype, device)?;
+        let backbone = Arc::new(VisionTransformer::load(folder, dtype, device)?);
         let head = Head::load(head, dtype, device)?;
         let (features, size) = (backbone.config.features, backbone.config.image_size);
         if head.features() != features {
@@ -62,22 +75,11 @@ impl Encoder {
         }
     }
 
-    /// `image`: [batch, 3, height, width] in 0..1; differentiable.
+    /// Predicted activation of every voxel of `image` [batch, 3, height, width] in 0..1: [batch, N], z-scored beta units.
     ///
     /// # Errors
-    /// `image` is no batch of RGB images.
-    pub fn encode(&self, image: &Tensor) -> candle_core::Result<Encoding> {
-        let clip_input = self.backbone.preprocess(image)?;
-        let clip_features = self.backbone.forward(&clip_input)?;
-        let unit_features = unit_norm(&clip_features)?;
-        Ok(Encoding { clip_input, clip_features, unit_features })
-    }
-
-    /// Predicted activation of every voxel, [batch, N], z-scored beta units.
-    ///
-    /// # Errors
-    /// As [`Encoder::encode`].
+    /// As [`encode`].
     pub fn voxels(&self, image: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.predict(&self.encode(image)?.unit_features)
+        self.head.predict(encode(&self.backbone, &image.into())?.unit_features.value())
     }
 }

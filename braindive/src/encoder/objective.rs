@@ -2,7 +2,7 @@
 
 use super::head::{Head, check_voxels};
 use crate::error::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 /// Σ_k weight_k · Σ_{v ∈ S_k} (W_v·f + b_v) / denominator_k, z-scored beta units.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,33 +85,39 @@ impl Objective {
                 offset += scale * biases[voxel];
             }
         }
-        let direction = Tensor::from_vec(direction, (features, 1), &candle_core::Device::Cpu)?;
-        Ok(Target { direction: direction.to_dtype(head.weight().dtype())?.to_device(head.weight().device())?, offset })
+        Ok(Target { direction, offset })
     }
 }
 
-/// An objective collapsed to one direction and one scalar.
-#[derive(Debug, Clone)]
+/// An objective collapsed to one direction and one scalar: whatever the region and the subject, so that one batch can mix them.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// [K, 1]
-    direction: Tensor,
+    /// K elements.
+    direction: Vec<f64>,
     offset: f64,
 }
 
 impl Target {
-    /// The objective's value. `features`: [batch, K], unit norm; returns [batch], z-scored beta units.
-    ///
-    /// # Errors
-    /// `features` has another width.
-    pub fn activation(&self, features: &Tensor) -> candle_core::Result<Tensor> {
-        features.matmul(&self.direction)?.squeeze(1)? + self.offset
+    /// `direction`: K elements; `offset`: the value at features of zero.
+    pub fn new(direction: Vec<f64>, offset: f64) -> Self {
+        Self { direction, offset }
+    }
+
+    /// The objective's value for an image's `features`, K elements of unit norm; z-scored beta units.
+    pub fn activation(&self, features: &[f64]) -> f64 {
+        self.direction.iter().zip(features).map(|(d, f)| d * f).sum::<f64>() + self.offset
+    }
+
+    /// The gradient of [`Target::activation`], the same for all features: K elements.
+    pub fn direction(&self) -> &[f64] {
+        &self.direction
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
     use std::collections::HashMap;
 
     fn head(folder: &tempfile::TempDir) -> Head {
@@ -133,7 +139,7 @@ mod tests {
         let features = Tensor::new(&[[0.6f64, 0.8]], &Device::Cpu).unwrap();
         let v = head.predict(&features).unwrap().to_vec2::<f64>().unwrap()[0].clone();
         let expected = (v[0] + v[1]) / 2.0 - 0.5 * v[2] / 3.0;
-        let found = objective.target(&head).unwrap().activation(&features).unwrap().to_vec1::<f64>().unwrap()[0];
+        let found = objective.target(&head).unwrap().activation(&[0.6, 0.8]);
         assert!((found - expected).abs() < 1e-15, "{found} {expected}");
         assert!((objective.value(&v) - expected).abs() < 1e-15);
         assert!((objective.effective_gamma(90.0) - 90.0 * (1.0 + 0.5 / 3.0) / 1.5).abs() < 1e-12);

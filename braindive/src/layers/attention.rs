@@ -2,6 +2,8 @@
 
 use super::gemm::{Matrix, multiply};
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, run, with_optional};
+use super::work;
+use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Queries per task: bounds the memory of the probabilities.
@@ -33,8 +35,14 @@ impl Attention {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, self.clone())
+    pub fn forward(&self, q: &Tracked, k: &Tracked, v: &Tracked) -> Result<Tracked> {
+        let [kept_q, kept_k, kept_v] = [q, k, v].map(|x| x.value().contiguous());
+        let (kept_q, kept_k, kept_v) = (kept_q?, kept_k?, kept_v?);
+        work::count(self.geometry(kept_q.dims(), kept_k.dims())?.multiply_adds());
+        let y = kept_q.apply_op3_no_bwd(&kept_k, &kept_v, self)?;
+        let attention = self.clone();
+        let kept = [&kept_q, &kept_k, &kept_v, &y.clone()];
+        Ok(Tracked::record(y, [q, k, v], kept, move |[q, k, v, y], grad| attention.input_gradient(q, k, v, y, grad)))
     }
 
     /// The probabilities softmax(q kᵀ/√d + mask), [batch, heads, queries, keys], without gradient.
@@ -42,7 +50,25 @@ impl Attention {
     /// # Errors
     /// The shapes do not fit together.
     pub fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        q.detach().contiguous()?.apply_op2_no_bwd(&k.detach().contiguous()?, &Probabilities(self.clone()))
+        q.contiguous()?.apply_op2_no_bwd(&k.contiguous()?, &Probabilities(self.clone()))
+    }
+
+    /// The gradients of q, k and v.
+    fn input_gradient(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        // Logits again, and the gradients of probabilities, queries, keys, values: five products where forward has two.
+        work::count(5 * self.geometry(q.dims(), k.dims())?.multiply_adds() / 2);
+        let (queries, keys) = (q.dim(1)?, k.dim(1)?);
+        let tensors = Tensor::cat(&[q, y, &grad.contiguous()?, k, v], 1)?.contiguous()?;
+        let gradients = tensors.apply_op1_no_bwd(&InputGradient { attention: self.clone(), queries, keys })?;
+        let part = |start, length| Ok::<_, candle_core::Error>(Some(gradients.narrow(1, start, length)?.contiguous()?));
+        Ok([part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?])
     }
 
     fn geometry(&self, q: &[usize], k: &[usize]) -> Result<Geometry> {
@@ -103,8 +129,13 @@ impl Geometry {
         Matrix::new(&data[start..], rows, self.size, self.width)
     }
 
+    /// Of a forward pass.
+    fn multiply_adds(&self) -> usize {
+        2 * self.batch * self.queries * self.keys * self.width
+    }
+
     fn work(&self) -> usize {
-        4 * self.batch * self.queries * self.keys * self.width
+        2 * self.multiply_adds()
     }
 
     /// Writes the probabilities softmax(q kᵀ/√d + mask) of `queries` into `output` [rows, keys].
@@ -160,25 +191,7 @@ impl Kernel for Attention {
     }
 }
 
-custom_op!(
-    Attention,
-    CustomOp3,
-    "attention",
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (queries, keys) = (q.dim(1)?, k.dim(1)?);
-        let tensors = Tensor::cat(&[q, y, &grad.contiguous()?, k, v], 1)?.contiguous()?;
-        let gradients = tensors.apply_op1_no_bwd(&InputGradient { attention: self.clone(), queries, keys })?;
-        let part = |start, length| Ok::<_, candle_core::Error>(Some(gradients.narrow(1, start, length)?.contiguous()?));
-        Ok((part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?))
-    }
-);
+custom_op!(Attention, CustomOp3, "attention");
 
 /// From q, y, gy, k, v, stacked along the sequence, to the gradients of q, k, v, stacked likewise.
 ///
@@ -304,11 +317,15 @@ mod tests {
             let (q, k, v) = (random(&[2, queries, 12], 1), random(&[2, keys, 12], 2), random(&[2, keys, 12], 3));
             let attention = Attention::new(3);
             let (y, p) = composed(3, &q, &k, &v, None);
-            assert_close(&attention.forward(&q, &k, &v).unwrap(), &y, 1e-13);
+            assert_close(
+                attention.forward(&Tracked::from(&q), &Tracked::from(&k), &Tracked::from(&v)).unwrap().value(),
+                &y,
+                1e-13,
+            );
             assert_close(&attention.probabilities(&q, &k).unwrap(), &p, 1e-13);
-            assert_gradient(&q, |q| attention.forward(q, &k, &v));
-            assert_gradient(&k, |k| attention.forward(&q, k, &v));
-            assert_gradient(&v, |v| attention.forward(&q, &k, v));
+            assert_gradient(&q, |q| attention.forward(q, &Tracked::from(&k), &Tracked::from(&v)));
+            assert_gradient(&k, |k| attention.forward(&Tracked::from(&q), k, &Tracked::from(&v)));
+            assert_gradient(&v, |v| attention.forward(&Tracked::from(&q), &Tracked::from(&k), v));
             assert_gradient(&k, |k| attention.forward(k, k, k));
         }
     }
@@ -320,22 +337,52 @@ mod tests {
         let causal = Tensor::from_vec(causal, (5, 5), x.device()).unwrap();
         let shared = Attention::new(2).with_mask(&causal).unwrap();
         let (y, p) = composed(2, &x, &x, &x, Some(&causal));
-        assert_close(&shared.forward(&x, &x, &x).unwrap(), &y, 1e-13);
+        assert_close(
+            shared.forward(&Tracked::from(&x), &Tracked::from(&x), &Tracked::from(&x)).unwrap().value(),
+            &y,
+            1e-13,
+        );
         assert_close(&shared.probabilities(&x, &x).unwrap(), &p, 1e-13);
         assert_gradient(&x, |x| shared.forward(x, x, x));
         let own = Attention::new(2).with_mask(&random(&[2, 5, 5], 4)).unwrap();
         let (y, _) = composed(2, &x, &x, &x, Some(&random(&[2, 1, 5, 5], 4)));
-        assert_close(&own.forward(&x, &x, &x).unwrap(), &y, 1e-13);
+        assert_close(
+            own.forward(&Tracked::from(&x), &Tracked::from(&x), &Tracked::from(&x)).unwrap().value(),
+            &y,
+            1e-13,
+        );
         assert_gradient(&x, |x| own.forward(x, x, x));
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_errors() {
         let x = random(&[1, 4, 6], 1);
-        assert!(Attention::new(4).forward(&x, &x, &x).is_err());
-        assert!(Attention::new(2).forward(&x, &random(&[1, 4, 8], 1), &x).is_err());
-        assert!(Attention::new(2).with_mask(&random(&[3, 4], 1)).unwrap().forward(&x, &x, &x).is_err());
-        assert!(Attention::new(2).forward(&x, &random(&[1, 0, 6], 1), &random(&[1, 0, 6], 1)).is_err());
-        assert!(Attention::new(2).forward(&random(&[1, 0, 6], 1), &x, &x).is_err());
+        assert!(Attention::new(4).forward(&Tracked::from(&x), &Tracked::from(&x), &Tracked::from(&x)).is_err());
+        assert!(
+            Attention::new(2)
+                .forward(&Tracked::from(&x), &Tracked::from(random(&[1, 4, 8], 1)), &Tracked::from(&x))
+                .is_err()
+        );
+        assert!(
+            Attention::new(2)
+                .with_mask(&random(&[3, 4], 1))
+                .unwrap()
+                .forward(&Tracked::from(&x), &Tracked::from(&x), &Tracked::from(&x))
+                .is_err()
+        );
+        assert!(
+            Attention::new(2)
+                .forward(
+                    &Tracked::from(&x),
+                    &Tracked::from(random(&[1, 0, 6], 1)),
+                    &Tracked::from(random(&[1, 0, 6], 1))
+                )
+                .is_err()
+        );
+        assert!(
+            Attention::new(2)
+                .forward(&Tracked::from(random(&[1, 0, 6], 1)), &Tracked::from(&x), &Tracked::from(&x))
+                .is_err()
+        );
     }
 }

@@ -2,7 +2,9 @@
 
 use super::gemm::{Matrix, multiply};
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, with_elements, with_optional};
+use super::work;
 use crate::error;
+use crate::gradient::Tracked;
 use crate::weights::Weights;
 use candle_core::{Result, Shape, Tensor, bail};
 
@@ -53,8 +55,15 @@ impl Conv2d {
     ///
     /// # Errors
     /// `x` has another number of channels, or is smaller than the kernel.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(self.clone())
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let geometry = self.geometry(x.value().dims())?;
+        work::count(geometry.multiply_adds());
+        let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
+        let gradient = InputGradient { geometry, weight: self.weight.clone() };
+        Ok(Tracked::record(y, [x], [], move |[], grad| {
+            work::count(geometry.multiply_adds());
+            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+        }))
     }
 
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
@@ -101,8 +110,12 @@ impl Geometry {
         self.inputs * self.kernel * self.kernel
     }
 
+    fn multiply_adds(&self) -> usize {
+        self.batch * self.outputs * self.taps() * self.out_pixels()
+    }
+
     fn work(&self) -> usize {
-        2 * self.batch * self.outputs * self.taps() * self.out_pixels()
+        2 * self.multiply_adds()
     }
 
     /// The patch matrix of a 1x1 convolution is its input.
@@ -186,15 +199,7 @@ impl Kernel for Conv2d {
     }
 }
 
-custom_op!(
-    Conv2d,
-    CustomOp1,
-    "frozen-conv2d",
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = InputGradient { geometry: self.geometry(x.dims())?, weight: self.weight.clone() };
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?))
-    }
-);
+custom_op!(Conv2d, CustomOp1, "frozen-conv2d");
 
 /// Wᵀ gy gives the gradient of every patch; patches add up where they overlap (col2im).
 struct InputGradient {
@@ -274,7 +279,7 @@ mod tests {
             let layer = layer(&weight, Some(&bias), stride, padding);
             let composed = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
             let composed = composed.broadcast_add(&bias.reshape((1, outputs, 1, 1)).unwrap()).unwrap();
-            assert_close(&layer.forward(&x).unwrap(), &composed, 1e-12);
+            assert_close(layer.forward(&Tracked::from(&x)).unwrap().value(), &composed, 1e-12);
             assert_gradient(&x, |x| layer.forward(x));
         }
     }
@@ -283,7 +288,11 @@ mod tests {
     fn an_image_of_several_tiles_equals_candles_convolution() {
         let (weight, x) = (random(&[8, 64, 3, 3], 1), random(&[1, 64, 40, 40], 2));
         let layer = layer(&weight, None, 1, 1);
-        assert_close(&layer.forward(&x).unwrap(), &x.conv2d(&weight, 1, 1, 1, 1).unwrap(), 1e-11);
+        assert_close(
+            layer.forward(&Tracked::from(&x)).unwrap().value(),
+            &x.conv2d(&weight, 1, 1, 1, 1).unwrap(),
+            1e-11,
+        );
         assert_gradient(&x, |x| layer.forward(x));
     }
 
@@ -293,7 +302,7 @@ mod tests {
         let layer = layer(&weight, None, 1, 1);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| super::super::gradient_check::gradient(&x, &|x: &Tensor| layer.forward(x)).0)
+            pool.install(|| super::super::gradient_check::gradient(&x, &|x: &Tracked| layer.forward(x)).0)
         };
         assert_close(&run(1), &run(3), 0.0);
     }
@@ -301,6 +310,6 @@ mod tests {
     #[test]
     fn another_number_of_channels_is_an_error() {
         let layer = layer(&random(&[2, 3, 3, 3], 1), None, 1, 1);
-        assert!(layer.forward(&random(&[1, 4, 8, 8], 2)).is_err());
+        assert!(layer.forward(&Tracked::from(random(&[1, 4, 8, 8], 2))).is_err());
     }
 }

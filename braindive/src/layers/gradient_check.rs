@@ -1,6 +1,7 @@
 //! Checks of gradients by central finite differences in f64.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use crate::gradient::{Tracked, gradients};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// Values that look random, in -1..1, the same for the same `seed` (splitmix64).
 pub(crate) fn random(shape: &[usize], seed: u64) -> Tensor {
@@ -29,18 +30,20 @@ pub(crate) fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64) {
 }
 
 /// The gradient of Σ w·f(x) with fixed pseudo-random w, by the layer's own backward.
-pub(crate) fn gradient(x: &Tensor, f: &impl Fn(&Tensor) -> Result<Tensor>) -> (Tensor, Tensor) {
-    let x = Var::from_tensor(x).unwrap();
+pub(crate) fn gradient(x: &Tensor, f: &impl Fn(&Tracked) -> Result<Tracked>) -> (Tensor, Tensor) {
+    let x = Tracked::input(x.clone());
     let y = f(&x).unwrap();
-    let w = random(y.dims(), 99).to_dtype(y.dtype()).unwrap();
-    let grads = (y * &w).unwrap().sum_all().unwrap().backward().unwrap();
-    (grads.get(&x).expect("the gradient is cut").clone(), w)
+    let w = random(y.value().dims(), 99).to_dtype(y.value().dtype()).unwrap();
+    (gradients(y, w.clone()).unwrap().reach(&x).unwrap(), w)
 }
 
 /// The directional derivatives of `f` at `x` along several directions agree with central differences to 1e-7, relative.
-pub(crate) fn assert_gradient(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) {
+pub(crate) fn assert_gradient(x: &Tensor, f: impl Fn(&Tracked) -> Result<Tracked>) {
     let (grad, w) = gradient(x, &f);
-    let value = |x: &Tensor| (f(x).unwrap() * &w).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+    let value = |x: &Tensor| {
+        let y = f(&x.into()).unwrap();
+        (y.value() * &w).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+    };
     for seed in 200..204 {
         let direction = random(x.dims(), seed);
         let exact = (&grad * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();

@@ -125,9 +125,9 @@ pub(crate) fn map_tasks<R: Send>(n: usize, work: usize, body: impl Fn(usize) -> 
     if work < PARALLEL_WORK || n <= 1 { (0..n).map(body).collect() } else { (0..n).into_par_iter().map(body).collect() }
 }
 
-/// Implements candle's custom operation of one, two or three tensors by a [`Kernel`]; `bwd` is the operation's gradient.
+/// Implements candle's custom operation of one, two or three tensors by a [`Kernel`].
 macro_rules! custom_op {
-    ($op:ty, CustomOp1, $name:literal $(, $bwd:item)?) => {
+    ($op:ty, CustomOp1, $name:literal) => {
         impl candle_core::CustomOp1 for $op {
             fn name(&self) -> &'static str {
                 $name
@@ -139,10 +139,9 @@ macro_rules! custom_op {
             ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
                 $crate::layers::kernel::run(self, &[(s1, l1)])
             }
-            $($bwd)?
         }
     };
-    ($op:ty, CustomOp2, $name:literal $(, $bwd:item)?) => {
+    ($op:ty, CustomOp2, $name:literal) => {
         impl candle_core::CustomOp2 for $op {
             fn name(&self) -> &'static str {
                 $name
@@ -156,10 +155,9 @@ macro_rules! custom_op {
             ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
                 $crate::layers::kernel::run(self, &[(s1, l1), (s2, l2)])
             }
-            $($bwd)?
         }
     };
-    ($op:ty, CustomOp3, $name:literal $(, $bwd:item)?) => {
+    ($op:ty, CustomOp3, $name:literal) => {
         impl candle_core::CustomOp3 for $op {
             fn name(&self) -> &'static str {
                 $name
@@ -175,7 +173,6 @@ macro_rules! custom_op {
             ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
                 $crate::layers::kernel::run(self, &[(s1, l1), (s2, l2), (s3, l3)])
             }
-            $($bwd)?
         }
     };
 }

@@ -2,7 +2,9 @@
 
 use super::gemm::{Matrix, multiply};
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, with_elements, with_optional};
+use super::work;
 use crate::error;
+use crate::gradient::Tracked;
 use crate::weights::Weights;
 use candle_core::{Result, Shape, Tensor};
 
@@ -51,8 +53,15 @@ impl Linear {
     ///
     /// # Errors
     /// The last dimension is not the number of inputs.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(self.clone())
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let multiply_adds = x.value().elem_count() * self.weight.dim(0)?;
+        work::count(multiply_adds);
+        let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
+        let gradient = InputGradient { weight: self.weight.clone() };
+        Ok(Tracked::record(y, [x], [], move |[], grad| {
+            work::count(multiply_adds);
+            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+        }))
     }
 }
 
@@ -79,14 +88,7 @@ impl Kernel for Linear {
     }
 }
 
-custom_op!(
-    Linear,
-    CustomOp1,
-    "frozen-linear",
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&InputGradient { weight: self.weight.clone() })?))
-    }
-);
+custom_op!(Linear, CustomOp1, "frozen-linear");
 
 /// gx = gy W.
 struct InputGradient {
@@ -129,7 +131,7 @@ mod tests {
         let (weight, bias, x) = (random(&[5, 7], 1), random(&[5], 2), random(&[2, 70, 7], 3));
         let layer = Linear::new(&weight, Some(&bias)).unwrap();
         let composed = x.broadcast_matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
-        assert_close(&layer.forward(&x).unwrap(), &composed, 1e-13);
+        assert_close(layer.forward(&Tracked::from(&x)).unwrap().value(), &composed, 1e-13);
         assert_gradient(&x, |x| layer.forward(x));
         let layer = Linear::new(&weight, None).unwrap();
         assert_gradient(&x, |x| layer.forward(x));
@@ -138,13 +140,13 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_errors() {
         let weight = random(&[5, 7], 1);
-        assert!(Linear::new(&weight, None).unwrap().forward(&random(&[2, 6], 2)).is_err());
+        assert!(Linear::new(&weight, None).unwrap().forward(&Tracked::from(random(&[2, 6], 2))).is_err());
         assert!(Linear::new(&weight, Some(&random(&[1], 2))).is_err());
     }
 
     #[test]
     fn an_empty_batch_gives_an_empty_result() {
         let layer = Linear::new(&random(&[5, 7], 1), None).unwrap();
-        assert_eq!(layer.forward(&random(&[0, 7], 2)).unwrap().dims(), [0, 5]);
+        assert_eq!(layer.forward(&Tracked::from(random(&[0, 7], 2))).unwrap().value().dims(), [0, 5]);
     }
 }

@@ -11,6 +11,8 @@ mod linear;
 mod norm;
 mod pointwise;
 mod resample;
+mod unit_norm;
+mod work;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
@@ -18,6 +20,8 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
+pub use unit_norm::unit_norm;
+pub use work::multiply_adds;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

@@ -5,6 +5,7 @@
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, with_elements};
 use super::pointwise::sigmoid;
 use crate::error;
+use crate::gradient::Tracked;
 use crate::weights::Weights;
 use candle_core::{Result, Shape, Tensor, bail};
 
@@ -26,16 +27,16 @@ impl GroupNorm {
     ///
     /// # Errors
     /// `x` has another number of channels.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(self.0.clone())
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        self.0.clone().forward(x)
     }
 
     /// silu(norm(x)) in one pass.
     ///
     /// # Errors
     /// As [`GroupNorm::forward`].
-    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(Normalisation { silu: true, ..self.0.clone() })
+    pub fn forward_silu(&self, x: &Tracked) -> Result<Tracked> {
+        Normalisation { silu: true, ..self.0.clone() }.forward(x)
     }
 }
 
@@ -57,8 +58,8 @@ impl LayerNorm {
     ///
     /// # Errors
     /// `x` has another width.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(self.0.clone())
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        self.0.clone().forward(x)
     }
 }
 
@@ -96,6 +97,15 @@ impl Rows {
 }
 
 impl Normalisation {
+    fn forward(self, x: &Tracked) -> Result<Tracked> {
+        let kept = x.value().contiguous()?;
+        let y = kept.apply_op1_no_bwd(&self)?;
+        let gradient = InputGradient(self);
+        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| {
+            Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &gradient)?)])
+        }))
+    }
+
     fn rows(&self, dims: &[usize]) -> Result<Rows> {
         let channels = self.weight.elem_count();
         match (self.groups, dims) {
@@ -153,14 +163,7 @@ impl Kernel for Normalisation {
     }
 }
 
-custom_op!(
-    Normalisation,
-    CustomOp1,
-    "frozen-normalisation",
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &InputGradient(self.clone()))?))
-    }
-);
+custom_op!(Normalisation, CustomOp1, "frozen-normalisation");
 
 /// From the input and the output's gradient to the input's gradient.
 struct InputGradient(Normalisation);
@@ -225,8 +228,8 @@ mod tests {
         let rows = standardised(&x.reshape((2, 4, 45)).unwrap(), 1e-5).reshape((2, 12, 5, 3)).unwrap();
         let [weight, bias] = [&norm.0.weight, &norm.0.bias].map(|t| t.reshape((1, 12, 1, 1)).unwrap());
         let composed = rows.broadcast_mul(&weight).unwrap().broadcast_add(&bias).unwrap();
-        assert_close(&norm.forward(&x).unwrap(), &composed, 1e-13);
-        assert_close(&norm.forward_silu(&x).unwrap(), &composed.silu().unwrap(), 1e-13);
+        assert_close(norm.forward(&Tracked::from(&x)).unwrap().value(), &composed, 1e-13);
+        assert_close(norm.forward_silu(&Tracked::from(&x)).unwrap().value(), &composed.silu().unwrap(), 1e-13);
         assert_gradient(&x, |x| norm.forward(x));
         assert_gradient(&x, |x| norm.forward_silu(x));
     }
@@ -237,7 +240,7 @@ mod tests {
         let norm = LayerNorm(Normalisation { weight, bias, eps: 1e-5, groups: None, silu: false });
         let composed =
             standardised(&x, 1e-5).broadcast_mul(&norm.0.weight).unwrap().broadcast_add(&norm.0.bias).unwrap();
-        assert_close(&norm.forward(&x).unwrap(), &composed, 1e-13);
+        assert_close(norm.forward(&Tracked::from(&x)).unwrap().value(), &composed, 1e-13);
         assert_gradient(&x, |x| norm.forward(x));
     }
 }

@@ -1,7 +1,8 @@
 //! Functions of single elements: activations, gated activations, the clamp of an image to 0..1.
 
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
-use candle_core::{Result, Shape, Tensor, bail};
+use crate::gradient::Tracked;
+use candle_core::{Result, Shape, bail};
 use serde::Deserialize;
 
 /// Elements per task.
@@ -29,8 +30,8 @@ impl Activation {
     ///
     /// # Errors
     /// `x` is not f32 or f64 on the CPU.
-    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(Pointwise::Activation(self))
+    pub fn forward(self, x: &Tracked) -> Result<Tracked> {
+        Pointwise::Activation(self).forward(x)
     }
 }
 
@@ -38,16 +39,20 @@ impl Activation {
 ///
 /// # Errors
 /// `x` is not f32 or f64 on the CPU.
-pub fn clamp_unit(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Pointwise::ClampUnit)
+pub fn clamp_unit(x: &Tracked) -> Result<Tracked> {
+    Pointwise::ClampUnit.forward(x)
 }
 
 /// Gated linear unit: [..., 2d] → first half · gelu(second half), [..., d] (Shazeer 2020).
 ///
 /// # Errors
 /// The last dimension is odd.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Geglu)
+pub fn geglu(x: &Tracked) -> Result<Tracked> {
+    let kept = x.value().contiguous()?;
+    let y = kept.apply_op1_no_bwd(&Geglu)?;
+    Ok(Tracked::record(y, [x], [&kept], |[x], grad| {
+        Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &GegluGradient)?)])
+    }))
 }
 
 pub(super) fn sigmoid<T: Element>(x: T) -> T {
@@ -71,6 +76,14 @@ enum Pointwise {
 }
 
 impl Pointwise {
+    fn forward(self, x: &Tracked) -> Result<Tracked> {
+        let kept = x.value().contiguous()?;
+        let y = kept.apply_op1_no_bwd(&self)?;
+        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| {
+            Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &PointwiseGradient(self))?)])
+        }))
+    }
+
     fn value<T: Element>(self, x: T) -> T {
         match self {
             Self::Activation(Activation::Silu) => x * sigmoid(x),
@@ -106,14 +119,7 @@ impl Kernel for Pointwise {
     }
 }
 
-custom_op!(
-    Pointwise,
-    CustomOp1,
-    "pointwise",
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &PointwiseGradient(*self))?))
-    }
-);
+custom_op!(Pointwise, CustomOp1, "pointwise");
 
 /// gx = f′(x)·gy.
 struct PointwiseGradient(Pointwise);
@@ -152,14 +158,7 @@ impl Kernel for Geglu {
     }
 }
 
-custom_op!(
-    Geglu,
-    CustomOp1,
-    "geglu",
-    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &GegluGradient)?))
-    }
-);
+custom_op!(Geglu, CustomOp1, "geglu");
 
 struct GegluGradient;
 
@@ -188,7 +187,7 @@ custom_op!(GegluGradient, CustomOp2, "geglu-gradient");
 mod tests {
     use super::super::gradient_check::{assert_close, assert_gradient, gradient, random};
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     #[test]
     fn activations_equal_their_compositions_and_their_gradients_are_exact() {
@@ -202,11 +201,11 @@ mod tests {
             (Activation::QuickGelu, quick),
         ];
         for (activation, composed) in cases {
-            assert_close(&activation.forward(&x).unwrap(), &composed, 1e-10);
+            assert_close(activation.forward(&Tracked::from(&x)).unwrap().value(), &composed, 1e-10);
             assert_gradient(&x, |x| activation.forward(x));
         }
         assert_gradient(&(random(&[3, 10], 2) * 4.0).unwrap(), geglu);
-        assert!(geglu(&random(&[3, 7], 1)).is_err());
+        assert!(geglu(&Tracked::from(random(&[3, 7], 1))).is_err());
     }
 
     #[test]
@@ -223,8 +222,8 @@ mod tests {
     #[test]
     fn clamping_passes_the_gradient_at_the_bounds_and_not_beyond() {
         let x = Tensor::new(&[-0.1f64, 0.0, 0.5, 1.0, 1.1], &Device::Cpu).unwrap();
-        let clamped = clamp_unit(&x).unwrap();
-        assert_eq!(clamped.to_vec1::<f64>().unwrap(), [0.0, 0.0, 0.5, 1.0, 1.0]);
+        let clamped = clamp_unit(&Tracked::from(&x)).unwrap();
+        assert_eq!(clamped.value().to_vec1::<f64>().unwrap(), [0.0, 0.0, 0.5, 1.0, 1.0]);
         let (grad, w) = gradient(&x, &clamp_unit);
         let passed = (grad / w).unwrap().to_dtype(DType::F64).unwrap();
         assert_eq!(passed.to_vec1::<f64>().unwrap(), [0.0, 1.0, 1.0, 1.0, 0.0]);

@@ -1,14 +1,16 @@
 //! Changing the size of images and feature maps: nearest neighbour ×2, bilinear, Gaussian blur.
 
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+use crate::gradient::Tracked;
 use candle_core::{Result, Shape, Tensor, bail};
 
 /// Repeats every pixel 2×2. `x`: [batch, channels, height, width].
 ///
 /// # Errors
 /// `x` has another rank.
-pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Nearest2x)
+pub fn upsample_nearest_2x(x: &Tracked) -> Result<Tracked> {
+    let y = x.value().contiguous()?.apply_op1_no_bwd(&Nearest2x)?;
+    Ok(Tracked::record(y, [x], [], |[], grad| Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&Nearest2xGradient)?)])))
 }
 
 /// Resizes [batch, channels, h, w] to `height` × `width` as PyTorch's `interpolate(mode="bilinear", align_corners=False)`
@@ -16,9 +18,13 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// `x` has another rank or no pixels.
-pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (_, _, from_height, from_width) = x.dims4()?;
-    x.contiguous()?.apply_op1(Bilinear { from: [from_height, from_width], to: [height, width] })
+pub fn resize_bilinear(x: &Tracked, height: usize, width: usize) -> Result<Tracked> {
+    let (_, _, from_height, from_width) = x.value().dims4()?;
+    let resize = Bilinear { from: [from_height, from_width], to: [height, width] };
+    let y = x.value().contiguous()?.apply_op1_no_bwd(&resize)?;
+    Ok(Tracked::record(y, [x], [], move |[], grad| {
+        Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&BilinearGradient(resize))?)])
+    }))
 }
 
 /// Gaussian blur of 9×9 taps, σ = 1, reflected borders; [batch, channels, height, width], no gradient.
@@ -27,7 +33,7 @@ pub fn resize_bilinear(x: &Tensor, height: usize, width: usize) -> Result<Tensor
 /// # Errors
 /// A side is shorter than 5 pixels, which cannot be reflected.
 pub fn gaussian_blur(x: &Tensor) -> Result<Tensor> {
-    x.detach().contiguous()?.apply_op1_no_bwd(&GaussianBlur)
+    x.contiguous()?.apply_op1_no_bwd(&GaussianBlur)
 }
 
 fn planes(dims: &[usize]) -> Result<(usize, usize)> {
@@ -59,14 +65,7 @@ impl Kernel for Nearest2x {
     }
 }
 
-custom_op!(
-    Nearest2x,
-    CustomOp1,
-    "upsample-nearest-2x",
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&Nearest2xGradient)?))
-    }
-);
+custom_op!(Nearest2x, CustomOp1, "upsample-nearest-2x");
 
 /// Sums every 2×2 block.
 struct Nearest2xGradient;
@@ -142,14 +141,7 @@ impl Kernel for Bilinear {
     }
 }
 
-custom_op!(
-    Bilinear,
-    CustomOp1,
-    "resize-bilinear",
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&BilinearGradient(*self))?))
-    }
-);
+custom_op!(Bilinear, CustomOp1, "resize-bilinear");
 
 struct BilinearGradient(Bilinear);
 
@@ -244,7 +236,11 @@ mod tests {
     #[test]
     fn nearest_upsampling_equals_candles_and_its_gradient_is_exact() {
         let x = random(&[2, 3, 4, 5], 1);
-        assert_close(&upsample_nearest_2x(&x).unwrap(), &x.upsample_nearest2d(8, 10).unwrap(), 0.0);
+        assert_close(
+            upsample_nearest_2x(&Tracked::from(&x)).unwrap().value(),
+            &x.upsample_nearest2d(8, 10).unwrap(),
+            0.0,
+        );
         assert_gradient(&x, upsample_nearest_2x);
     }
 
@@ -261,7 +257,7 @@ mod tests {
                 Tensor::from_vec(matrix, (to[axis], from[axis]), &Device::Cpu).unwrap()
             };
             let composed = matrix(0).broadcast_matmul(&x.broadcast_matmul(&matrix(1).t().unwrap()).unwrap()).unwrap();
-            assert_close(&resize_bilinear(&x, to[0], to[1]).unwrap(), &composed, 1e-13);
+            assert_close(resize_bilinear(&Tracked::from(&x), to[0], to[1]).unwrap().value(), &composed, 1e-13);
             assert_gradient(&x, |x| resize_bilinear(x, to[0], to[1]));
         }
     }
@@ -269,7 +265,7 @@ mod tests {
     #[test]
     fn bilinear_coordinates_are_half_pixel_centred_and_clamped_at_the_border() {
         let x = Tensor::new(&[[[[0f64, 4.0]]]], &Device::Cpu).unwrap();
-        let y = resize_bilinear(&x, 1, 4).unwrap().flatten_all().unwrap();
+        let y = resize_bilinear(&Tracked::from(&x), 1, 4).unwrap().value().flatten_all().unwrap();
         assert_eq!(y.to_vec1::<f64>().unwrap(), [0.0, 1.0, 3.0, 4.0]);
     }
 

@@ -1,8 +1,9 @@
 //! OpenCLIP's text tower (Radford et al. 2021, section 2.4), with its published key names.
 
-use super::open_clip::{ModelConfig, OpenClipConfig, unit_norm};
+use super::open_clip::{ModelConfig, OpenClipConfig};
 use super::text_transformer::{TextTransformer, causal_mask};
 use crate::error::Result;
+use crate::layers::unit_norm;
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Names;
@@ -54,6 +55,7 @@ impl ClipText {
         let mask = causal_mask(tokens, ids.device())?;
         let states = self.transformer.forward(&self.transformer.embed(ids)?, &mask)?;
         let end = ids.argmax_keepdim(1)?.unsqueeze(2)?.broadcast_as((texts, 1, states.dim(2)?))?.contiguous()?;
-        Ok(unit_norm(&states.gather(&end, 1)?.squeeze(1)?.matmul(&self.text_projection)?)?)
+        let features = states.gather(&end, 1)?.squeeze(1)?.matmul(&self.text_projection)?;
+        Ok(unit_norm(&features.into())?.into_value())
     }
 }

@@ -2,13 +2,14 @@
 //! token. The captioning decoder (`text_decoder.*`) plays no part in classifying and is not read.
 
 use super::VitConfig;
-use super::open_clip::{LAYER_NORM_EPS, ModelConfig, OpenClipConfig, VisionConfig, unit_norm};
+use super::open_clip::{LAYER_NORM_EPS, ModelConfig, OpenClipConfig, VisionConfig};
 use super::text_transformer::{TextTransformer, causal_mask};
 use super::vit::Trunk;
 use crate::error::Result;
+use crate::gradient::Tracked;
 use crate::image::RgbImage8;
 use crate::image::resize::shortest_side_center_crop;
-use crate::layers::{Attention, LayerNorm, Linear};
+use crate::layers::{Attention, LayerNorm, Linear, unit_norm};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Names;
@@ -54,7 +55,8 @@ impl Coca {
         let config = &self.image.config;
         let image = shortest_side_center_crop(image, config.model_cfg.vision_cfg.image_size);
         let proj = &self.image.proj;
-        Ok(config.preprocess_cfg.normalise(&image.to_tensor(proj.device())?.to_dtype(proj.dtype())?)?)
+        let pixels = image.to_tensor(proj.device())?.to_dtype(proj.dtype())?;
+        Ok(config.preprocess_cfg.normalise(&pixels.into())?.into_value())
     }
 
     /// `pixels`: [images, 3, image_size, image_size], as [`Coca::preprocess`] returns them; returns [images, features], unit norm.
@@ -99,8 +101,9 @@ impl ImageTower {
     }
 
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        let pooled = self.pooler.forward(&self.trunk.forward(pixels)?)?;
-        Ok(unit_norm(&self.ln_post.forward(&pooled)?.matmul(&self.proj)?)?)
+        let pooled = self.pooler.forward(&self.trunk.forward(&pixels.into())?)?;
+        let features = self.ln_post.forward(&pooled)?.value().matmul(&self.proj)?;
+        Ok(unit_norm(&features.into())?.into_value())
     }
 }
 
@@ -129,9 +132,9 @@ impl AttentionalPooler {
             Ok(Linear::new(&weight, Some(&bias.narrow(0, part * features, features)?))?)
         };
         let query = weights.get(&[queries, features], "query")?.narrow(0, 0, 1)?.unsqueeze(0)?;
-        let query = LayerNorm::load(features, LAYER_NORM_EPS, &weights.at("ln_q"))?.forward(&query)?;
+        let query = LayerNorm::load(features, LAYER_NORM_EPS, &weights.at("ln_q"))?.forward(&query.into())?;
         Ok(Self {
-            query: projection(0, "q_proj_weight", features)?.forward(&query)?,
+            query: projection(0, "q_proj_weight", features)?.forward(&query)?.into_value(),
             ln_k: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_k"))?,
             k: projection(1, "k_proj_weight", width)?,
             v: projection(2, "v_proj_weight", width)?,
@@ -141,12 +144,12 @@ impl AttentionalPooler {
     }
 
     /// `tokens`: [images, tokens, width]; returns [images, features].
-    fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
+    fn forward(&self, tokens: &Tracked) -> Result<Tracked> {
         let tokens = self.ln_k.forward(tokens)?;
-        let (_, _, features) = self.query.dims3()?;
-        let query = self.query.broadcast_as((tokens.dim(0)?, 1, features))?;
+        let ((images, _, _), (_, _, features)) = (tokens.value().dims3()?, self.query.dims3()?);
+        let query = self.query.broadcast_as((images, 1, features))?.into();
         let pooled = self.attention.forward(&query, &self.k.forward(&tokens)?, &self.v.forward(&tokens)?)?;
-        Ok(self.out.forward(&pooled)?.squeeze(1)?)
+        Ok(self.out.forward(&pooled)?.reshape(&[images, features])?)
     }
 }
 
@@ -180,7 +183,7 @@ impl TextTower {
         let cls = self.cls_emb.broadcast_as((texts, 1, embeddings.dim(2)?))?;
         let states = self.transformer.forward(&Tensor::cat(&[embeddings, cls], 1)?, &self.mask(ids)?)?;
         let cls = states.narrow(1, tokens, 1)?.squeeze(1)?.contiguous()?;
-        Ok(unit_norm(&cls.matmul(&self.text_projection)?)?)
+        Ok(unit_norm(&cls.matmul(&self.text_projection)?.into())?.into_value())
     }
 
     /// Causal, and the class token does not look at key k if token k − 1 is padding: [texts, tokens + 1, tokens + 1].

@@ -10,6 +10,7 @@ mod text_transformer;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vae_encoder;
 pub mod vit;
 mod vit_config;
 

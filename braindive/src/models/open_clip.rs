@@ -1,9 +1,10 @@
 //! `open_clip_config.json` (OpenCLIP, Ilharco et al. 2021), and what the towers it describes have in common.
 
 use crate::error::{Error, Result};
+use crate::gradient::Tracked;
 use crate::layers::Activation;
 use crate::weights::read_config;
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -165,15 +166,11 @@ impl Preprocess {
     ///
     /// # Errors
     /// `pixels` has another number of channels.
-    pub fn normalise(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
-        let constant =
-            |values: [f32; 3]| Tensor::new(&values, pixels.device())?.to_dtype(pixels.dtype())?.reshape((1, 3, 1, 1));
-        pixels.broadcast_sub(&constant(self.mean)?)?.broadcast_div(&constant(self.std)?)
+    pub fn normalise(&self, pixels: &Tracked) -> candle_core::Result<Tracked> {
+        let (dtype, device) = (pixels.value().dtype(), pixels.value().device());
+        let constant = |values: [f32; 3]| Tensor::new(&values, device)?.to_dtype(dtype)?.reshape((1, 3, 1, 1));
+        let (mean, std) = (constant(self.mean)?, constant(self.std)?);
+        let normalised = pixels.value().broadcast_sub(&mean)?.broadcast_div(&std)?;
+        Ok(Tracked::record(normalised, [pixels], [], move |[], grad| Ok([Some(grad.broadcast_div(&std)?)])))
     }
-}
-
-/// `x`: [rows, features]; divides every row by its length, or by 10⁻¹² if it is shorter. Differentiable.
-pub(crate) fn unit_norm(x: &Tensor) -> candle_core::Result<Tensor> {
-    let length = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
-    x.broadcast_div(&length)
 }

@@ -1,6 +1,7 @@
 //! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP, timm and `transformers`.
 
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Activation, Attention, LayerNorm, Linear};
 use crate::weights::Weights;
 use candle_core::{Result, Tensor};
@@ -65,12 +66,12 @@ impl ResidualBlock {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, x: &Tensor, attention: &Attention) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked, attention: &Attention) -> Result<Tracked> {
         let normed = self.ln_1.forward(x)?;
         let [q, k, v] = [&self.query, &self.key, &self.value].map(|layer| layer.forward(&normed));
-        let x = (x + self.out_proj.forward(&attention.forward(&q?, &k?, &v?)?)?)?;
+        let x = x.add(&self.out_proj.forward(&attention.forward(&q?, &k?, &v?)?)?)?;
         let hidden = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
-        x + self.c_proj.forward(&hidden)?
+        x.add(&self.c_proj.forward(&hidden)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The residual block of UNet and VAE (diffusers' `ResnetBlock2D`), and the resizing convolutions between levels.
 
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Conv2d, GroupNorm, Linear, upsample_nearest_2x};
 use crate::weights::Weights;
 use candle_core::{Result, Tensor};
@@ -51,15 +52,15 @@ impl ResnetBlock {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked, time: Option<&Tensor>) -> Result<Tracked> {
         let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         if let (Some(proj), Some(time)) = (&self.time_emb_proj, time) {
-            h = h.broadcast_add(&proj.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
+            h = h.broadcast_add(&proj.forward(&time.into())?.value().unsqueeze(2)?.unsqueeze(3)?)?;
         }
         let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
         match &self.conv_shortcut {
-            Some(conv) => conv.forward(x)? + h,
-            None => x + h,
+            Some(conv) => conv.forward(x)?.add(&h),
+            None => x.add(&h),
         }
     }
 }
@@ -81,7 +82,7 @@ impl Downsample {
     ///
     /// # Errors
     /// The shape does not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
         self.0.forward(x)
     }
 }
@@ -103,7 +104,7 @@ impl Upsample {
     ///
     /// # Errors
     /// The shape does not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
         self.0.forward(&upsample_nearest_2x(x)?)
     }
 }

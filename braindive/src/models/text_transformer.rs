@@ -80,9 +80,9 @@ impl TextTransformer {
     pub fn forward(&self, embeddings: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let attention = Attention::new(self.heads).with_mask(&mask.to_dtype(embeddings.dtype())?)?;
         let positions = self.positional_embedding.narrow(0, 0, embeddings.dim(1)?)?;
-        let tokens = embeddings.broadcast_add(&positions)?;
+        let tokens = embeddings.broadcast_add(&positions)?.into();
         let states = self.blocks.iter().try_fold(tokens, |tokens, block| block.forward(&tokens, &attention))?;
-        Ok(self.final_norm.forward(&states)?)
+        Ok(self.final_norm.forward(&states)?.into_value())
     }
 }
 

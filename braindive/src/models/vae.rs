@@ -5,16 +5,18 @@
 
 use super::resnet::{ResnetBlock, ResnetShape, Upsample};
 use crate::error::{self, Error};
+use crate::gradient::{Keep, Tracked};
 use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
 use crate::weights::{Weights, read_config};
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 use checkpoint::Names;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The published autoencoder's group norms add this to the variance.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 
 /// `vae/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -76,11 +78,12 @@ pub struct VaeDecoder {
     pub config: VaeConfig,
     post_quant_conv: Conv2d,
     conv_in: Conv2d,
-    mid_resnets: [ResnetBlock; 2],
+    mid_resnets: [Arc<ResnetBlock>; 2],
     mid_attention: SpatialAttention,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 impl VaeDecoder {
@@ -115,34 +118,45 @@ impl VaeDecoder {
             post_quant_conv: Conv2d::load(latents, latents, 1, &weights.at("post_quant_conv"))?,
             conv_in: Conv2d::load(latents, deepest, 3, &decoder.at("conv_in"))?,
             mid_resnets: [
-                ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.0"))?,
-                ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.1"))?,
+                Arc::new(ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.0"))?),
+                Arc::new(ResnetBlock::load(deepest, deepest, shape, &mid.at("resnets.1"))?),
             ],
             mid_attention: SpatialAttention::load(deepest, groups, &mid.at("attentions.0"))?,
             up_blocks,
             conv_norm_out: GroupNorm::load(groups, channels, EPS, &decoder.at("conv_norm_out"))?,
             conv_out: Conv2d::load(channels, config.out_channels, 3, &decoder.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the decoder's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// `latents`: [batch, 4, h, w], scaled as diffusion sees them; returns [batch, 3, h·f, w·f], about −1..1, not clamped.
     ///
     /// # Errors
     /// `latents` has another number of channels.
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let h = self.post_quant_conv.forward(&(latents / self.config.scaling_factor)?)?;
-        let h = self.mid_resnets[0].forward(&self.conv_in.forward(&h)?, None)?;
-        let h = self.mid_resnets[1].forward(&self.mid_attention.forward(&h)?, None)?;
-        let h = self.up_blocks.iter().try_fold(h, |h, block| block.forward(&h))?;
+    pub fn decode(&self, latents: &Tracked, keep: Keep) -> Result<Tracked> {
+        let h = self.post_quant_conv.forward(&latents.affine(1.0 / self.config.scaling_factor, 0.0)?)?;
+        let h = residual(&self.mid_resnets[0], &self.conv_in.forward(&h)?, keep)?;
+        let h = residual(&self.mid_resnets[1], &self.mid_attention.forward(&h)?, keep)?;
+        let h = self.up_blocks.iter().try_fold(h, |h, block| block.forward(&h, keep))?;
         self.conv_out.forward(&self.conv_norm_out.forward_silu(&h)?)
     }
+}
+
+fn residual(block: &Arc<ResnetBlock>, x: &Tracked, keep: Keep) -> Result<Tracked> {
+    let block = block.clone();
+    keep.run([x], move |[x]| block.forward(x, None))
 }
 
 /// diffusers' `UpDecoderBlock2D`.
 #[derive(Debug)]
 struct UpBlock {
-    resnets: Vec<ResnetBlock>,
+    resnets: Vec<Arc<ResnetBlock>>,
     upsampler: Option<Upsample>,
 }
 
@@ -155,16 +169,18 @@ impl UpBlock {
         shape: ResnetShape,
         weights: &Weights,
     ) -> error::Result<Self> {
-        let resnet =
-            |i| ResnetBlock::load(if i == 0 { inputs } else { outputs }, outputs, shape, &weights.at("resnets").at(i));
+        let resnet = |i| {
+            ResnetBlock::load(if i == 0 { inputs } else { outputs }, outputs, shape, &weights.at("resnets").at(i))
+                .map(Arc::new)
+        };
         Ok(Self {
             resnets: (0..layers).map(resnet).collect::<error::Result<_>>()?,
             upsampler: upsample.then(|| Upsample::load(outputs, &weights.at("upsamplers.0"))).transpose()?,
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.resnets.iter().try_fold(x.clone(), |x, resnet| resnet.forward(&x, None))?;
+    fn forward(&self, x: &Tracked, keep: Keep) -> Result<Tracked> {
+        let x = self.resnets.iter().try_fold(x.clone(), |x, resnet| residual(resnet, &x, keep))?;
         match &self.upsampler {
             Some(upsampler) => upsampler.forward(&x),
             None => Ok(x),
@@ -174,7 +190,7 @@ impl UpBlock {
 
 /// Self-attention of one head over all pixels, with a residual.
 #[derive(Debug)]
-struct SpatialAttention {
+pub(super) struct SpatialAttention {
     group_norm: GroupNorm,
     to_q: Linear,
     to_k: Linear,
@@ -184,7 +200,7 @@ struct SpatialAttention {
 
 impl SpatialAttention {
     /// The published files name the projections query, key, value and proj_attn; diffusers writes to_q … to_out.0 today.
-    fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
+    pub(super) fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
         let published = weights.contains("query.weight");
         let linear = |today: &str, before: &str| {
             Linear::load(channels, channels, &weights.at(if published { before } else { today }))
@@ -198,10 +214,11 @@ impl SpatialAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let tokens = self.group_norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+    pub(super) fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let (_, _, height, width) = x.value().dims4()?;
+        let tokens = self.group_norm.forward(x)?.to_tokens()?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens));
         let y = self.to_out.forward(&Attention::new(1).forward(&q?, &k?, &v?)?)?;
-        x + y.transpose(1, 2)?.reshape(x.shape())?
+        x.add(&y.to_map(height, width)?)
     }
 }

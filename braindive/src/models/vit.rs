@@ -4,9 +4,10 @@
 use super::VitConfig;
 use super::residual_block::{BlockShape, ResidualBlock};
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Attention, Conv2d, LayerNorm, Linear, resize_bilinear};
 use crate::weights::Weights;
-use candle_core::{DType, Device, IndexOp, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use checkpoint::{Backbone, Layout};
 use std::path::Path;
 
@@ -101,11 +102,11 @@ impl Trunk {
     ///
     /// # Errors
     /// `pixels` has another size.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let patches = self.conv1.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?;
-        let (batch, _, width) = patches.dims3()?;
-        let class = self.class_embedding.expand((batch, 1, width))?;
-        let tokens = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positional_embedding)?;
+    pub fn forward(&self, pixels: &Tracked) -> Result<Tracked> {
+        let patches = self.conv1.forward(pixels)?.to_tokens()?;
+        let (batch, _, width) = patches.value().dims3()?;
+        let class = self.class_embedding.expand((batch, 1, width))?.into();
+        let tokens = Tracked::cat(&class, &patches, 1)?.broadcast_add(&self.positional_embedding)?;
         let tokens = self.ln_pre.forward(&tokens)?;
         self.blocks.iter().try_fold(tokens, |tokens, block| block.forward(&tokens, &self.attention))
     }
@@ -118,6 +119,7 @@ pub struct VisionTransformer {
     trunk: Trunk,
     ln_post: LayerNorm,
     proj: Linear,
+    weight_bytes: u64,
 }
 
 impl VisionTransformer {
@@ -147,15 +149,21 @@ impl VisionTransformer {
             trunk: Trunk::load(&config, weights)?,
             ln_post: LayerNorm::load(width, config.eps, &weights.at(keys.root).at(keys.ln_post))?,
             proj,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the tower's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Resizes [batch, 3, height, width] in 0..1 to the tower's input (bilinear, not antialiased) and normalises it.
     ///
     /// # Errors
     /// `image` is no batch of RGB images.
-    pub fn preprocess(&self, image: &Tensor) -> Result<Tensor> {
+    pub fn preprocess(&self, image: &Tracked) -> Result<Tracked> {
         let size = self.config.image_size;
         self.config.preprocess.normalise(&resize_bilinear(image, size, size)?)
     }
@@ -164,8 +172,10 @@ impl VisionTransformer {
     ///
     /// # Errors
     /// `pixels` has another size.
-    pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let class = self.trunk.forward(pixels)?.i((.., 0))?;
+    pub fn forward(&self, pixels: &Tracked) -> Result<Tracked> {
+        let tokens = self.trunk.forward(pixels)?;
+        let (batch, _, width) = tokens.value().dims3()?;
+        let class = tokens.narrow(1, 0, 1)?.reshape(&[batch, width])?;
         self.proj.forward(&self.ln_post.forward(&class)?)
     }
 }

@@ -1,67 +1,92 @@
 //! Brain guidance (Luo et al. 2023, section 3.3): the gradient of predicted activation with respect to the latents, through
 //! encoder, decoder and noise predictor.
 
-use super::Diffusion;
 use super::schedule::NoiseLevel;
-use crate::encoder::{Encoder, Target};
+use super::{Diffusion, Item, Memory};
+use crate::encoder::encode;
+use crate::gradient::{Tracked, gradients};
 use crate::layers::clamp_unit;
-use candle_core::{Result, Tensor, Var, bail};
+use crate::models::vit::VisionTransformer;
+use candle_core::{DType, Device, Result, Tensor};
 
-/// What one step of brain guidance computed; nothing here carries a gradient graph.
+/// What one step of brain guidance computed for a batch.
 #[derive(Debug, Clone)]
 pub struct BrainGuidance {
-    /// x̂₀, the Euler estimate of the data: [1, 4, h, w].
+    /// x̂₀, the Euler estimate of the data: [batch, 4, h, w].
     pub pred_x0: Tensor,
-    /// x′ = √(1−ᾱ)·x̂₀ + (1−√(1−ᾱ))·x: [1, 4, h, w].
+    /// x′ = √(1−ᾱ)·x̂₀ + (1−√(1−ᾱ))·x: [batch, 4, h, w].
     pub blended: Tensor,
-    /// The decoder's output before it is brought to 0..1: [1, 3, H, W].
+    /// The decoder's output before it is brought to 0..1: [batch, 3, H, W].
     pub decoded_raw: Tensor,
-    /// Normalised pixels: [1, 3, size, size].
+    /// Normalised pixels: [batch, 3, size, size].
     pub clip_input: Tensor,
-    /// [1, K], not normalised.
+    /// [batch, K], not normalised.
     pub clip_features: Tensor,
-    /// [1, K]
+    /// [batch, K]
     pub unit_features: Tensor,
-    /// The objective, z-scored beta units.
-    pub activation: f64,
-    /// ∇ γ·activation with respect to the latents: [1, 4, h, w].
+    /// Every image's objective, z-scored beta units.
+    pub activation: Vec<f64>,
+    /// ∇ γ·activation with respect to the latents: [batch, 4, h, w].
     pub grad_latents: Tensor,
 }
 
-/// `noise_pred` must have been computed from `latents`, so that the gradient flows through the noise predictor too.
+/// `latents` is the input whose gradient is wanted; `noise_pred` was computed from it, so that the gradient flows through the noise
+/// predictor too.
+///
+/// Every image has its own target and γ. γ multiplies the objective before the gradient is taken, as the authors do: so it is also
+/// what keeps the gradients of half-precision networks above underflow.
 ///
 /// # Errors
-/// The shapes do not fit together, or the gradient is cut.
+/// The shapes do not fit, or the gradient does not reach the latents.
 pub fn brain_guidance(
     diffusion: &Diffusion,
-    encoder: &Encoder,
-    target: &Target,
-    latents: &Var,
-    noise_pred: &Tensor,
+    backbone: &VisionTransformer,
+    items: &[Item],
+    latents: &Tracked,
+    noise_pred: Tracked,
     level: NoiseLevel,
-    gamma: f64,
+    memory: Memory,
 ) -> Result<BrainGuidance> {
-    let pred_x0 = level.pred_x0(latents, noise_pred)?;
+    let pred_x0 = level.pred_x0(latents, &noise_pred)?;
+    drop(noise_pred);
     let share = level.sigma();
-    let blended = ((&pred_x0 * share)? + (latents.as_tensor() * (1.0 - share))?)?;
-    let decoded_raw = diffusion.vae.decode(&blended)?;
-    let encoding = encoder.encode(&unit_range(&decoded_raw)?)?;
-    let activation = target.activation(&encoding.unit_features)?;
-    let gradients = (&activation * gamma)?.sum_all()?.backward()?;
-    let Some(grad_latents) = gradients.get(latents) else { bail!("the guidance gradient does not reach the latents") };
+    let blended = Tracked::weighted_sum(share, &pred_x0, 1.0 - share, latents)?;
+    let (pred_x0, blended_value) = (pred_x0.into_value(), blended.value().clone());
+    let decoded = diffusion.decode_raw(&blended, memory.vae)?;
+    drop(blended);
+    let decoded_raw = decoded.value().clone();
+    let encoding = encode(backbone, &unit_range(&decoded)?)?;
+    drop(decoded);
+    let unit_features = encoding.unit_features.value().clone();
+    let activation = activations(items, &unit_features)?;
+    let cotangent = cotangent(items, &unit_features)?;
+    let grad_latents = gradients(encoding.unit_features, cotangent)?.reach(latents)?;
     Ok(BrainGuidance {
-        pred_x0: pred_x0.detach(),
-        blended: blended.detach(),
-        decoded_raw: decoded_raw.detach(),
-        clip_input: encoding.clip_input.detach(),
-        clip_features: encoding.clip_features.detach(),
-        unit_features: encoding.unit_features.detach(),
-        activation: activation.to_dtype(candle_core::DType::F64)?.sum_all()?.to_scalar()?,
-        grad_latents: grad_latents.clone(),
+        pred_x0,
+        blended: blended_value,
+        decoded_raw,
+        clip_input: encoding.clip_input,
+        clip_features: encoding.clip_features,
+        unit_features,
+        activation,
+        grad_latents,
     })
 }
 
 /// The decoder's −1..1 as an image in 0..1.
-pub(super) fn unit_range(decoded: &Tensor) -> Result<Tensor> {
+pub(super) fn unit_range(decoded: &Tracked) -> Result<Tracked> {
     clamp_unit(&decoded.affine(0.5, 0.5)?)
+}
+
+fn activations(items: &[Item], unit_features: &Tensor) -> Result<Vec<f64>> {
+    let features = unit_features.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    Ok(items.iter().zip(features).map(|(item, features)| item.target.activation(&features)).collect())
+}
+
+/// ∂(Σ γ·activation)/∂features: row i is γ_i times the direction of target i.
+fn cotangent(items: &[Item], unit_features: &Tensor) -> Result<Tensor> {
+    let row = |item: &Item| item.target.direction().iter().map(|d| item.gamma * d).collect::<Vec<f64>>();
+    let rows: Vec<f64> = items.iter().flat_map(row).collect();
+    let rows = Tensor::from_vec(rows, unit_features.shape(), &Device::Cpu)?;
+    rows.to_dtype(unit_features.dtype())?.to_device(unit_features.device())
 }

@@ -1,90 +1,32 @@
 //! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
+pub mod ddim;
+mod diffusion;
 pub mod dpm_solver;
+pub mod euler;
 pub mod guidance;
+mod memory;
 pub mod noise;
+mod parameters;
 pub mod sag;
 pub mod schedule;
+pub mod solver;
 pub mod trace;
 
-use crate::encoder::{Encoder, Target};
+pub use diffusion::Diffusion;
+pub use memory::{Footprint, Memory};
+pub use parameters::{Item, Parameters};
+
 use crate::error::{Error, Result};
-use crate::models::unet::{MidAttention, UNet};
-use crate::models::vae::VaeDecoder;
-use candle_core::{DType, Device, Tensor, Var};
-use dpm_solver::DpmSolver;
-use guidance::{BrainGuidance, brain_guidance, unit_range};
+use crate::gradient::Tracked;
+use crate::models::unet::MidAttention;
+use crate::models::vit::VisionTransformer;
+use candle_core::{D, DType, Tensor};
+use guidance::{BrainGuidance, brain_guidance};
 use sag::{SelfAttentionGuidance, self_attention_guidance};
-use schedule::{FinalSigma, NoiseLevel, NoiseSchedule};
+use schedule::NoiseLevel;
+use solver::Method;
 use std::ops::ControlFlow;
-use std::path::Path;
-
-/// The smallest side of latents that self-attention guidance can blur.
-const SAG_MIN_SIDE: usize = 5;
-
-/// The networks and the schedule of a Stable Diffusion model, without its text encoder.
-#[derive(Debug)]
-pub struct Diffusion {
-    pub unet: UNet,
-    pub vae: VaeDecoder,
-    pub schedule: NoiseSchedule,
-    pub dtype: DType,
-    pub device: Device,
-}
-
-impl Diffusion {
-    /// Reads `unet/`, `vae/` and `scheduler/` in `folder`, in the layout of diffusers. `dtype`: F32, or F64 to check with.
-    ///
-    /// # Errors
-    /// A file or tensor is missing or not what its configuration says.
-    pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
-        let folder = folder.as_ref();
-        Ok(Self {
-            unet: UNet::load(folder.join("unet"), dtype, device)?,
-            vae: VaeDecoder::load(folder.join("vae"), dtype, device)?,
-            schedule: NoiseSchedule::read(folder.join("scheduler").join("scheduler_config.json"))?,
-            dtype,
-            device: device.clone(),
-        })
-    }
-
-    /// The latents' shape [1, channels, height, width] for an image of `width` × `height` pixels.
-    ///
-    /// # Errors
-    /// The networks cannot make images of this size.
-    pub fn latent_shape(&self, width: usize, height: usize) -> Result<[usize; 4]> {
-        let scale = self.vae.config.pixels_per_latent();
-        let multiple = scale * self.unet.config.size_multiple();
-        if [width, height].iter().any(|&side| side == 0 || !side.is_multiple_of(multiple)) {
-            let (found, expected) = (format!("{width}x{height}"), format!("multiples of {multiple} pixels"));
-            return Err(Error::Parameter { what: "the image size", found, expected });
-        }
-        Ok([1, self.unet.config.in_channels, height / scale, width / scale])
-    }
-
-    /// The image of `latents` [1, 4, h, w]: [1, 3, H, W] in 0..1.
-    ///
-    /// # Errors
-    /// The shape does not fit.
-    pub fn decode(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
-        unit_range(&self.vae.decode(latents)?)
-    }
-}
-
-/// What decides a sample, besides the models and the objective.
-#[derive(Debug, Clone)]
-pub struct Parameters {
-    pub steps: usize,
-    /// Guidance scale γ; 0 samples without guidance.
-    pub gamma: f64,
-    /// Self-attention guidance scale; 0 turns it off.
-    pub sag_scale: f64,
-    pub final_sigma: FinalSigma,
-    /// The text encoder's last hidden state for the prompt: [1, tokens, width].
-    pub prompt_embeds: Tensor,
-    /// Standard normal noise, [1, 4, h, w], see [`Diffusion::latent_shape`].
-    pub initial_latents: Tensor,
-}
 
 /// A finished sample.
 #[derive(Debug, Clone)]
@@ -95,7 +37,7 @@ pub struct Sample {
     pub latents: Tensor,
 }
 
-/// One step, as an observer sees it. All latents are [1, 4, h, w].
+/// One step, as an observer sees it. All latents are [batch, 4, h, w].
 #[derive(Debug)]
 pub struct Step<'a> {
     /// From 0.
@@ -117,38 +59,44 @@ pub struct Step<'a> {
     pub latents_out: &'a Tensor,
 }
 
-/// Samples an image whose predicted activation is high.
+/// Samples a batch of images whose predicted activations are high, each by its own target.
 ///
 /// One forward pass of the UNet serves both guidances: self-attention guidance takes its attention, brain guidance its
-/// gradient. `observer` sees every step and may stop the run.
+/// gradient. `observer` sees every step and may stop the run. An image whose latents or activation are not finite fails alone.
 ///
 /// # Errors
-/// A parameter does not fit the models, latents or activation are not finite, the observer stopped the run or failed.
+/// A parameter does not fit the models, the observer stopped the run or failed, all images failed.
 pub fn sample(
     diffusion: &Diffusion,
-    encoder: &Encoder,
-    target: &Target,
+    backbone: &VisionTransformer,
     parameters: &Parameters,
+    items: &[Item],
     mut observer: impl FnMut(&Step<'_>) -> Result<ControlFlow<()>>,
-) -> Result<Sample> {
-    check(diffusion, parameters)?;
+) -> Result<Vec<Result<Sample>>> {
+    parameters.check(items, diffusion)?;
     let Parameters { steps, final_sigma, .. } = *parameters;
     let timesteps = diffusion.schedule.timesteps(steps)?;
-    let mut solver = DpmSolver::new(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma);
-    let mut latents = parameters.initial_latents.to_dtype(diffusion.dtype)?;
+    let mut solver = Method::default().solver(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma, 0);
+    let initial: Vec<&Tensor> = items.iter().map(|item| &item.initial_latents).collect();
+    let mut latents = Tensor::cat(&initial, 0)?.to_dtype(diffusion.state_dtype())?;
+    let mut failed = vec![None; items.len()];
     for (index, &timestep) in timesteps.iter().enumerate() {
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
         let Predicted { noise_pred, attention, sag, guidance } =
-            predict(diffusion, encoder, target, parameters, &latents, level)?;
+            predict(diffusion, backbone, parameters, items, &latents, level)?;
         let mut noise_pred_final = sag.as_ref().map_or(&noise_pred, |sag| &sag.noise_pred).clone();
         if let Some(guidance) = &guidance {
             // ε′ = ε − √(1−ᾱ)·∇(γ·activation), section 3.3 of the paper.
             noise_pred_final = (noise_pred_final - (&guidance.grad_latents * level.sigma())?)?;
         }
         let solved = solver.step(index, &noise_pred_final, &latents)?;
-        require_finite(&solved.latents, index, "latents")?;
-        if guidance.as_ref().is_some_and(|guidance| !guidance.activation.is_finite()) {
-            return Err(Error::NonFinite { step: index, what: "the predicted activation" });
+        note_failures(&mut failed, index, "latents", &finite_rows(&solved.latents)?);
+        if let Some(guidance) = &guidance {
+            let finite: Vec<bool> = guidance.activation.iter().map(|value| value.is_finite()).collect();
+            note_failures(&mut failed, index, "the predicted activation", &finite);
+        }
+        if let Some(&Some((step, what))) = failed.iter().min().filter(|first| first.is_some()) {
+            return Err(Error::NonFinite { step, what });
         }
         let step = Step {
             index,
@@ -168,9 +116,17 @@ pub fn sample(
         }
         latents = solved.latents;
     }
-    let image = diffusion.decode(&latents)?;
-    require_finite(&image, steps - 1, "the decoded image")?;
-    Ok(Sample { image, latents })
+    let samples = failed.into_iter().enumerate().map(|(i, mut failed)| {
+        // One image at a time: nothing is guided any more, and decoding is what takes most memory.
+        let latents = latents.narrow(0, i, 1)?.contiguous()?;
+        let image = diffusion.decode(&latents)?;
+        note_failures(std::slice::from_mut(&mut failed), steps - 1, "the decoded image", &finite_rows(&image)?);
+        Ok(match failed {
+            Some((step, what)) => Err(Error::NonFinite { step, what }),
+            None => Ok(Sample { image, latents }),
+        })
+    });
+    samples.collect()
 }
 
 /// The network's prediction at one noise level, and what guidance makes of it.
@@ -182,71 +138,46 @@ pub struct Predicted {
     pub guidance: Option<BrainGuidance>,
 }
 
-/// One forward pass, brain guidance unless γ is 0, self-attention guidance unless its scale is 0.
+/// One forward pass, brain guidance unless every γ is 0, self-attention guidance unless its scale is 0. `latents`: [batch, 4, h, w].
 ///
 /// # Errors
 /// The shapes do not fit together.
 pub fn predict(
     diffusion: &Diffusion,
-    encoder: &Encoder,
-    target: &Target,
+    backbone: &VisionTransformer,
     parameters: &Parameters,
+    items: &[Item],
     latents: &Tensor,
     level: NoiseLevel,
 ) -> candle_core::Result<Predicted> {
-    let Parameters { gamma, sag_scale, .. } = *parameters;
-    let prompt_embeds = &parameters.prompt_embeds.to_dtype(diffusion.dtype)?;
-    let forward = |latents: &Tensor| {
-        if sag_scale == 0.0 {
-            return Ok((diffusion.unet.forward(latents, level.timestep, prompt_embeds)?, None));
-        }
-        let (noise, attention) = diffusion.unet.forward_with_attention(latents, level.timestep, prompt_embeds)?;
-        Ok::<_, candle_core::Error>((noise, Some(attention)))
-    };
-    let (noise_pred, attention, guidance) = if gamma == 0.0 {
-        let (noise_pred, attention) = forward(latents)?;
-        (noise_pred, attention, None)
-    } else {
-        let latents = Var::from_tensor(latents)?;
-        let (noise_pred, attention) = forward(&latents)?;
-        let guidance = brain_guidance(diffusion, encoder, target, &latents, &noise_pred, level, gamma)?;
-        (noise_pred.detach(), attention, Some(guidance))
-    };
+    let &Parameters { sag_scale, memory, .. } = parameters;
+    let prompts: Vec<&Tensor> = items.iter().map(|item| &item.prompt_embeds).collect();
+    let prompt_embeds = &Tensor::cat(&prompts, 0)?;
+    let guided = items.iter().any(|item| item.gamma != 0.0);
+    let input = if guided { Tracked::input(latents.clone()) } else { latents.into() };
+    let (prediction, attention) =
+        diffusion.predict_noise(&input, level, prompt_embeds, memory.unet, sag_scale != 0.0)?;
+    let noise_pred = prediction.value().clone();
+    let guidance = guided.then(|| brain_guidance(diffusion, backbone, items, &input, prediction, level, memory));
+    let guidance = guidance.transpose()?;
     let sag = attention.as_ref().map(|attention| {
         self_attention_guidance(diffusion, latents, &noise_pred, attention, prompt_embeds, level, sag_scale)
     });
     Ok(Predicted { noise_pred, sag: sag.transpose()?, attention, guidance })
 }
 
-fn check(diffusion: &Diffusion, parameters: &Parameters) -> Result<()> {
-    let refuse = |what, found: String, expected: String| Err(Error::Parameter { what, found, expected });
-    let (latents, prompt) = (parameters.initial_latents.dims(), parameters.prompt_embeds.dims());
-    let (channels, multiple) = (diffusion.unet.config.in_channels, diffusion.unet.config.size_multiple());
-    match *latents {
-        [1, c, h, w] if c == channels && h.min(w) > 0 && h.is_multiple_of(multiple) && w.is_multiple_of(multiple) => {
-            if parameters.sag_scale != 0.0 && h.min(w) < SAG_MIN_SIDE {
-                let expected = format!("at least {SAG_MIN_SIDE}x{SAG_MIN_SIDE} for self-attention guidance");
-                return refuse("the shape of the initial latents", format!("{latents:?}"), expected);
-            }
-        }
-        _ => {
-            let expected = format!("[1, {channels}, height, width] with sides that are multiples of {multiple}");
-            return refuse("the shape of the initial latents", format!("{latents:?}"), expected);
-        }
+/// The step in which an image first held a number that is not finite, and where.
+type Failure = Option<(usize, &'static str)>;
+
+fn note_failures(failed: &mut [Failure], step: usize, what: &'static str, finite: &[bool]) {
+    for (failed, _) in failed.iter_mut().zip(finite).filter(|(failed, finite)| failed.is_none() && !**finite) {
+        *failed = Some((step, what));
     }
-    let width = diffusion.unet.config.cross_attention_dim;
-    if !matches!(*prompt, [1, _, w] if w == width) {
-        return refuse("the shape of the prompt's embedding", format!("{prompt:?}"), format!("[1, tokens, {width}]"));
-    }
-    for (what, value) in [("gamma", parameters.gamma), ("the self-attention guidance scale", parameters.sag_scale)] {
-        if !value.is_finite() {
-            return refuse(what, value.to_string(), "a finite number".to_owned());
-        }
-    }
-    Ok(())
 }
 
-fn require_finite(tensor: &Tensor, step: usize, what: &'static str) -> Result<()> {
-    let values = tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    if values.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(Error::NonFinite { step, what }) }
+/// Which images of `tensor` [batch, ...] hold finite numbers only.
+fn finite_rows(tensor: &Tensor) -> Result<Vec<bool>> {
+    // A sum is finite only if all terms are; f64 holds the sum of any f32s.
+    let sums = tensor.to_dtype(DType::F64)?.flatten_from(1)?.sum(D::Minus1)?.to_vec1::<f64>()?;
+    Ok(sums.into_iter().map(f64::is_finite).collect())
 }

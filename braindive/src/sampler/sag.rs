@@ -2,6 +2,7 @@
 
 use super::Diffusion;
 use super::schedule::NoiseLevel;
+use crate::gradient::Keep;
 use crate::layers::gaussian_blur;
 use crate::models::unet::MidAttention;
 use candle_core::{Result, Tensor};
@@ -12,11 +13,11 @@ const THRESHOLD: f64 = 1.0;
 /// What one step of self-attention guidance computed.
 #[derive(Debug, Clone)]
 pub struct SelfAttentionGuidance {
-    /// Attention that each pixel of the mid map gets: [height·width].
+    /// Attention that each pixel of the mid map gets: [batch, height·width].
     pub attn_colsum: Tensor,
-    /// 1 where the map is blurred, else 0: [height, width].
+    /// 1 where the map is blurred, else 0: [batch, 1, height, width].
     pub mask: Tensor,
-    /// x̂₀ of the plain prediction, [1, 4, h, w]; so are all below.
+    /// x̂₀ of the plain prediction, [batch, 4, h, w]; so are all below.
     pub pred_x0: Tensor,
     pub blurred: Tensor,
     pub degraded_latents: Tensor,
@@ -38,15 +39,18 @@ pub fn self_attention_guidance(
     level: NoiseLevel,
     scale: f64,
 ) -> Result<SelfAttentionGuidance> {
-    let (_, _, height, width) = latents.dims4()?;
-    let attn_colsum = attention.probabilities.mean(1)?.sum(1)?.squeeze(0)?;
-    let mask = attn_colsum.gt(THRESHOLD)?.to_dtype(latents.dtype())?.reshape((attention.height, attention.width))?;
-    let upsampled = mask.reshape((1, 1, attention.height, attention.width))?.upsample_nearest2d(height, width)?;
-    let pred_x0 = level.pred_x0(latents, noise_pred)?;
+    let (batch, _, height, width) = latents.dims4()?;
+    let attn_colsum = attention.probabilities.to_dtype(latents.dtype())?.mean(1)?.sum(1)?;
+    let mask = attn_colsum.gt(THRESHOLD)?.to_dtype(latents.dtype())?;
+    let mask = mask.reshape((batch, 1, attention.height, attention.width))?;
+    let upsampled = mask.upsample_nearest2d(height, width)?;
+    let pred_x0 = level.pred_x0(&latents.into(), &noise_pred.into())?.into_value();
     let blurred = gaussian_blur(&pred_x0)?;
     let degraded = (blurred.broadcast_mul(&upsampled)? + pred_x0.broadcast_mul(&(1.0 - upsampled)?)?)?;
     let degraded_latents = level.renoised(&degraded, noise_pred)?;
-    let degraded_pred = diffusion.unet.forward(&degraded_latents, level.timestep, prompt_embeds)?;
+    let (degraded_pred, _) =
+        diffusion.predict_noise(&(&degraded_latents).into(), level, prompt_embeds, Keep::Activations, false)?;
+    let degraded_pred = degraded_pred.into_value();
     let noise_pred = (noise_pred + ((noise_pred - &degraded_pred)? * scale)?)?;
     Ok(SelfAttentionGuidance { attn_colsum, mask, pred_x0, blurred, degraded_latents, degraded_pred, noise_pred })
 }

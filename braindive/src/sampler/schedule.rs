@@ -1,6 +1,7 @@
 //! The noise schedule (Ho et al. 2020) of Stable Diffusion, as `scheduler/scheduler_config.json` describes it.
 
 use crate::error::{Error, Result};
+use crate::gradient::Tracked;
 use crate::weights::read_config;
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -132,8 +133,12 @@ impl NoiseLevel {
     ///
     /// # Errors
     /// The shapes differ.
-    pub fn pred_x0(self, latents: &Tensor, noise_pred: &Tensor) -> candle_core::Result<Tensor> {
-        (latents - (noise_pred * self.sigma())?)? / self.alpha_bar.sqrt()
+    pub fn pred_x0(self, latents: &Tracked, noise_pred: &Tracked) -> candle_core::Result<Tracked> {
+        let (alpha, sigma) = (self.alpha_bar.sqrt(), self.sigma());
+        let pred_x0 = ((latents.value() - (noise_pred.value() * sigma)?)? / alpha)?;
+        Ok(Tracked::record(pred_x0, [latents, noise_pred], [], move |[], grad| {
+            Ok([Some((grad / alpha)?), Some((grad * (-sigma / alpha))?)])
+        }))
     }
 
     /// √ᾱ·x₀ + √(1−ᾱ) ε

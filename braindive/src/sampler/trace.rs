@@ -1,8 +1,8 @@
 //! A recording of everything that a run computed, as a safetensors file: per-step tensors stacked under `step.`.
 
 use super::schedule::sigma;
-use super::{Diffusion, Parameters, Sample, Step};
-use crate::encoder::Encoder;
+use super::{Diffusion, Item, Parameters, Sample, Step};
+use crate::encoder::{Encoder, encode};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +33,7 @@ impl Trace {
         Self { keep_decoded: Some(steps), ..Self::default() }
     }
 
-    /// Records one step.
+    /// Records one step of a batch of one image.
     ///
     /// # Errors
     /// A tensor cannot be read.
@@ -46,8 +46,8 @@ impl Trace {
         self.push("solver_x0", step.solver_x0)?;
         self.push("latents_out", step.latents_out)?;
         if let Some(sag) = step.sag {
-            self.push("attn_colsum", &sag.attn_colsum)?;
-            self.push("sag_mask", &sag.mask)?;
+            self.push("attn_colsum", &sag.attn_colsum.squeeze(0)?)?;
+            self.push("sag_mask", &sag.mask.squeeze(0)?.squeeze(0)?)?;
             self.push("sag_pred_x0", &sag.pred_x0)?;
             self.push("sag_blurred", &sag.blurred)?;
             self.push("degraded_latents", &sag.degraded_latents)?;
@@ -63,7 +63,7 @@ impl Trace {
             self.push("grad_latents", &guidance.grad_latents)?;
             self.push("clip_features", &guidance.clip_features.squeeze(0)?)?;
             self.push("voxels", &encoder.head.predict(&guidance.unit_features)?.squeeze(0)?)?;
-            self.push("mean_activation", &single(guidance.activation)?)?;
+            self.push("mean_activation", &single(guidance.activation.iter().sum())?)?;
             let raw = guidance.decoded_raw.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
             let margin = raw.iter().map(|value| (value.abs() - 1.0).abs()).fold(f64::INFINITY, f64::min);
             self.push("clamp_margin", &single(margin)?)?;
@@ -108,6 +108,7 @@ impl Trace {
         diffusion: &Diffusion,
         encoder: &Encoder,
         parameters: &Parameters,
+        item: &Item,
         sample: &Sample,
     ) -> Result<HashMap<String, Tensor>> {
         let timesteps = diffusion.schedule.timesteps(parameters.steps)?;
@@ -118,11 +119,11 @@ impl Trace {
         self.insert("timesteps", Tensor::new(timesteps, &cpu)?);
         self.insert("sigmas", Tensor::new(sigmas, &cpu)?);
         let alpha_bars = Tensor::new(&alpha_bars[..parameters.steps], &cpu)?;
-        self.insert("alpha_bar", alpha_bars.to_dtype(diffusion.dtype)?);
-        self.insert("prompt_embeds", parameters.prompt_embeds.clone());
-        let encoding = encoder.encode(&sample.image)?;
+        self.insert("alpha_bar", alpha_bars.to_dtype(diffusion.state_dtype())?);
+        self.insert("prompt_embeds", item.prompt_embeds.clone());
+        let encoding = encode(&encoder.backbone, &(&sample.image).into())?;
         self.insert("final.image", sample.image.clone());
-        self.insert("final.voxels", encoder.head.predict(&encoding.unit_features)?);
+        self.insert("final.voxels", encoder.head.predict(encoding.unit_features.value())?);
         self.insert("final.clip_features", encoding.clip_features);
         if !self.decoded_steps.is_empty() {
             let steps = std::mem::take(&mut self.decoded_steps);

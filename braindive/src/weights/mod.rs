@@ -12,6 +12,7 @@ use checkpoint::{Checkpoint, Names};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The tensors of a model, seen below a key prefix. Cloning is cheap.
@@ -30,6 +31,8 @@ struct Shared {
     source: Source,
     /// Keys of the tensors that were read.
     read: Mutex<BTreeSet<String>>,
+    /// Of the tensors that were made.
+    bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -68,7 +71,7 @@ impl Weights {
     }
 
     fn from_source(source: Source, dtype: DType, device: &Device) -> Self {
-        let shared = Arc::new(Shared { source, read: Mutex::default() });
+        let shared = Arc::new(Shared { source, read: Mutex::default(), bytes: AtomicU64::new(0) });
         Self { shared, prefix: String::new(), dtype, device: device.clone() }
     }
 
@@ -84,7 +87,7 @@ impl Weights {
     /// No such tensor, another shape, or elements that are no floating-point numbers; the error names file and key.
     pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
         if let Source::Random { seed } = self.shared.source {
-            return Ok(random::tensor(seed, &self.key(name), shape, self.dtype)?.to_device(&self.device)?);
+            return self.made(random::tensor(seed, &self.key(name), shape, self.dtype)?);
         }
         let found = self.shape(name)?;
         if found != shape {
@@ -105,7 +108,17 @@ impl Weights {
             return Err(self.wrong_type(name, info, "F16, BF16, F32 or F64"));
         };
         checkpoint.release(info);
-        Ok(tensor?.to_device(&self.device)?)
+        self.made(tensor?)
+    }
+
+    fn made(&self, tensor: Tensor) -> Result<Tensor> {
+        self.shared.bytes.fetch_add((tensor.elem_count() * self.dtype.size_in_bytes()) as u64, Ordering::Relaxed);
+        Ok(tensor.to_device(&self.device)?)
+    }
+
+    /// Bytes of all tensors that were read so far, here or below any prefix.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
     }
 
     /// The integers of the tensor `name`, row by row.

@@ -1,9 +1,11 @@
 //! A golden case: models, inputs, and the trace that the reference wrote.
 
-use braindive::encoder::{Encoder, Objective, Target, Term};
+use braindive::encoder::{Encoder, Objective, Term};
+use braindive::error::Result;
 use braindive::sampler::schedule::FinalSigma;
+use braindive::sampler::schedule::NoiseLevel;
 use braindive::sampler::trace::Trace;
-use braindive::sampler::{Diffusion, Parameters, sample};
+use braindive::sampler::{Diffusion, Item, Memory, Parameters, Predicted, Sample, Step, predict, sample};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -14,8 +16,8 @@ pub struct Case {
     pub meta: Meta,
     pub diffusion: Diffusion,
     pub encoder: Encoder,
-    pub target: Target,
     pub parameters: Parameters,
+    pub item: Item,
     pub golden: HashMap<String, Tensor>,
     pub folder: PathBuf,
 }
@@ -53,32 +55,48 @@ impl Case {
         let target = Objective { terms: vec![term] }.target(&encoder.head).unwrap();
         let parameters = Parameters {
             steps: meta.steps,
-            gamma: meta.gamma,
             sag_scale: meta.sag_scale,
             final_sigma: match meta.final_sigmas_type.as_str() {
                 "zero" => FinalSigma::Zero,
                 "sigma_min" => FinalSigma::SigmaMin,
                 other => panic!("{other}"),
             },
+            memory: Memory::default(),
+        };
+        let item = Item {
+            target,
+            gamma: meta.gamma,
             prompt_embeds: golden["prompt_embeds"].clone(),
             initial_latents: inputs["initial_latents"].clone(),
         };
         let schedule: Vec<f32> = inputs["alphas_cumprod"].to_vec1().unwrap();
         assert!(diffusion.schedule.alphas_cumprod() == schedule, "the schedule is not bit-equal to the reference's");
-        Self { meta, diffusion, encoder, target, parameters, golden, folder }
+        Self { meta, diffusion, encoder, parameters, item, golden, folder }
     }
 
     /// A whole run from the initial latents, traced.
     pub fn run(&self) -> HashMap<String, Tensor> {
         let kept = self.golden.get("decoded_steps").map(|steps| steps.to_vec1::<i64>().unwrap()).unwrap_or_default();
         let mut trace = Trace::with_decoded_steps(kept.into_iter().map(|step| step as usize).collect());
-        let result = sample(&self.diffusion, &self.encoder, &self.target, &self.parameters, |step| {
+        let result = self.sample(|step| {
             trace.record(step, &self.encoder)?;
             Ok(ControlFlow::Continue(()))
-        })
-        .unwrap();
+        });
         trace.insert_saved_image(&self.golden["final.image_u8"], &self.encoder).unwrap();
-        trace.finish(&self.diffusion, &self.encoder, &self.parameters, &result).unwrap()
+        trace.finish(&self.diffusion, &self.encoder, &self.parameters, &self.item, &result.unwrap()).unwrap()
+    }
+
+    /// Samples the case's image alone.
+    pub fn sample(&self, observer: impl FnMut(&Step<'_>) -> Result<ControlFlow<()>>) -> Result<Sample> {
+        let items = std::slice::from_ref(&self.item);
+        let mut samples = sample(&self.diffusion, &self.encoder.backbone, &self.parameters, items, observer)?;
+        samples.remove(0)
+    }
+
+    /// The prediction for the case's image alone.
+    pub fn predict(&self, latents: &Tensor, level: NoiseLevel) -> Predicted {
+        let items = std::slice::from_ref(&self.item);
+        predict(&self.diffusion, &self.encoder.backbone, &self.parameters, items, latents, level).unwrap()
     }
 
     /// Row `i` of a golden tensor that is stacked over steps.

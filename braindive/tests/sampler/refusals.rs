@@ -3,7 +3,7 @@
 use crate::case::Case;
 use braindive::encoder::Encoder;
 use braindive::error::Error;
-use braindive::sampler::{Diffusion, sample};
+use braindive::sampler::Diffusion;
 use candle_core::{DType, Device, Tensor};
 use std::ops::ControlFlow;
 
@@ -11,21 +11,19 @@ use std::ops::ControlFlow;
 fn an_observer_stops_the_run_between_steps() {
     let case = Case::load("small_s5", DType::F32);
     let mut seen = Vec::new();
-    let error = sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |step| {
+    let result = case.sample(|step| {
         seen.push((step.index, step.steps));
         Ok(if step.index == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })
-    .unwrap_err();
-    assert!(matches!(error, Error::Stopped { step: 1 }), "{error}");
+    });
+    assert!(matches!(result, Err(Error::Stopped { step: 1 })), "{result:?}");
     assert_eq!(seen, [(0, 5), (1, 5)]);
 }
 
 #[test]
 fn latents_that_are_not_finite_end_the_run_with_the_step() {
     let mut case = Case::load("small_s5", DType::F32);
-    case.parameters.initial_latents = (case.parameters.initial_latents * f64::NAN).unwrap();
-    let error =
-        sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| Ok(ControlFlow::Continue(())));
+    case.item.initial_latents = (case.item.initial_latents * f64::NAN).unwrap();
+    let error = case.sample(|_| Ok(ControlFlow::Continue(())));
     assert!(matches!(error, Err(Error::NonFinite { step: 0, what: "latents" })), "{error:?}");
 }
 
@@ -33,10 +31,8 @@ fn latents_that_are_not_finite_end_the_run_with_the_step() {
 fn latents_of_the_wrong_shape_are_refused_before_the_first_step() {
     let mut case = Case::load("small_s5", DType::F32);
     for shape in [[1, 3, 16, 16], [2, 4, 16, 16], [1, 4, 16, 15], [1, 4, 4, 4]] {
-        case.parameters.initial_latents = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
-        let result = sample(&case.diffusion, &case.encoder, &case.target, &case.parameters, |_| {
-            panic!("a step was made from latents of shape {shape:?}")
-        });
+        case.item.initial_latents = Tensor::zeros(&shape, DType::F32, &Device::Cpu).unwrap();
+        let result = case.sample(|_| panic!("a step was made from latents of shape {shape:?}"));
         assert!(matches!(result, Err(Error::Parameter { .. })), "{shape:?}");
     }
     assert_eq!(case.diffusion.latent_shape(48, 32).unwrap(), [1, 4, 16, 24]);

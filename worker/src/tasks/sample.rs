@@ -5,16 +5,17 @@ use super::models::{Loaded, Shelf, ShelfError};
 use super::objective::resolve;
 use super::score::Scores;
 use super::{Product, TaskError, class_of};
-use crate::agent::Control;
+use crate::control::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::schedule::FinalSigma;
-use braindive::sampler::{self, Parameters, Sample, Step};
-use braindive::{Error, ErrorKind};
+use braindive::sampler::{self, Item, Memory, Parameters, Sample, Step};
+use braindive::{Error, ErrorKind, Tensor};
 use protocol::ids::{Digest, Seed};
-use protocol::job::{self, ProbeClass, SampleCondition};
+use protocol::job::{self, SampleCondition};
 use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use protocol::probe::ProbeClass;
 use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
 use std::ops::ControlFlow;
@@ -24,6 +25,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Order<'a> {
     pub objective: Objective,
+    pub gamma: f64,
+    pub initial_latents: Tensor,
     pub parameters: Parameters,
     pub classes: &'a [ProbeClass],
 }
@@ -37,6 +40,16 @@ pub struct Painted {
 }
 
 impl Order<'_> {
+    /// The order as one image of a batch.
+    pub fn item(&self, models: &Loaded) -> Result<Item, Error> {
+        Ok(Item {
+            target: self.objective.target(&models.encoder.head)?,
+            gamma: self.gamma,
+            prompt_embeds: models.prompt_embeds.clone(),
+            initial_latents: self.initial_latents.clone(),
+        })
+    }
+
     /// Samples and scores; adds what it took to `seconds`, also when it fails.
     pub fn paint(
         &self,
@@ -44,9 +57,10 @@ impl Order<'_> {
         seconds: &mut PhaseSeconds,
         observer: impl FnMut(&Step<'_>) -> Result<ControlFlow<()>, Error>,
     ) -> Result<Painted, Error> {
-        let target = self.objective.target(&models.encoder.head)?;
+        let item = self.item(models)?;
+        let backbone = &models.encoder.backbone;
         let sample = timed(&mut seconds.sampling, || {
-            sampler::sample(&models.diffusion, &models.encoder, &target, &self.parameters, observer)
+            sampler::sample(&models.diffusion, backbone, &self.parameters, &[item], observer)?.remove(0)
         })?;
         timed(&mut seconds.scoring, || {
             let image = RgbImage8::from_tensor(&sample.image)?;
@@ -115,13 +129,14 @@ fn attempt(
     let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
     let order = Order {
         objective,
+        gamma: asked.gamma,
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, seed.0, rows, columns, &models.diffusion.device)
+            .map_err(Error::from)?,
         parameters: Parameters {
             steps: asked.steps as usize,
-            gamma: asked.gamma,
             sag_scale: asked.sag_scale,
             final_sigma: final_sigma(asked.final_sigma),
-            prompt_embeds: models.prompt_embeds.clone(),
-            initial_latents: starting_latents(seed.0, rows, columns, &models.diffusion.device).map_err(Error::from)?,
+            memory: Memory::default(),
         },
         classes: &condition.probes,
     };

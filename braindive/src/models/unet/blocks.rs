@@ -2,9 +2,11 @@
 
 use super::transformer::{SpatialTransformer, TransformerShape};
 use crate::error;
+use crate::gradient::{Keep, Tracked};
 use crate::models::resnet::{Downsample, ResnetBlock, ResnetShape, Upsample};
 use crate::weights::Weights;
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+use std::sync::Arc;
 
 /// What all levels share.
 #[derive(Debug, Clone, Copy)]
@@ -27,13 +29,14 @@ pub struct Level {
     pub shape: BlockShape,
 }
 
-/// What every level is conditioned on.
-#[derive(Debug, Clone, Copy)]
-pub struct Condition<'a> {
+/// What every level is conditioned on, and what it keeps for the gradient.
+#[derive(Debug, Clone)]
+pub struct Condition {
     /// The time embedding behind its SiLU, [1, width].
-    pub time: &'a Tensor,
+    pub time: Tensor,
     /// The prompt's embedding, [batch, tokens, width].
-    pub context: &'a Tensor,
+    pub context: Tracked,
+    pub keep: Keep,
 }
 
 /// A residual block, and in `CrossAttn…` levels a transformer behind it.
@@ -57,10 +60,10 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, condition: Condition<'_>) -> Result<Tensor> {
-        let x = self.resnet.forward(x, Some(condition.time))?;
+    fn forward(&self, x: &Tracked, condition: &Condition) -> Result<Tracked> {
+        let x = self.resnet.forward(x, Some(&condition.time))?;
         match &self.attention {
-            Some(attention) => attention.forward(&x, condition.context),
+            Some(attention) => attention.forward(&x, &condition.context),
             None => Ok(x),
         }
     }
@@ -69,7 +72,7 @@ impl Layer {
 /// diffusers' `CrossAttnDownBlock2D` and `DownBlock2D`. Keys: resnets.N, attentions.N, downsamplers.0.
 #[derive(Debug)]
 pub struct DownBlock {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     downsampler: Option<Downsample>,
 }
 
@@ -82,7 +85,9 @@ impl DownBlock {
         let Level { outputs, layers, resample, .. } = level;
         skips.extend(std::iter::repeat_n(outputs, layers + usize::from(resample)));
         Ok(Self {
-            layers: (0..layers).map(|i| Layer::load(i, level, 0, weights)).collect::<error::Result<_>>()?,
+            layers: (0..layers)
+                .map(|i| Layer::load(i, level, 0, weights).map(Arc::new))
+                .collect::<error::Result<_>>()?,
             downsampler: resample.then(|| Downsample::load(outputs, &weights.at("downsamplers.0"))).transpose()?,
         })
     }
@@ -91,10 +96,11 @@ impl DownBlock {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, x: &Tensor, condition: Condition<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked, condition: &Condition, skips: &mut Vec<Tracked>) -> Result<Tracked> {
         let mut x = x.clone();
         for layer in &self.layers {
-            x = layer.forward(&x, condition)?;
+            let (layer, with) = (layer.clone(), condition.clone());
+            x = condition.keep.run([&x], move |[x]| layer.forward(x, &with))?;
             skips.push(x.clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -108,21 +114,19 @@ impl DownBlock {
 /// diffusers' `UNetMidBlock2DCrossAttn`. Keys: resnets.0, attentions.0, resnets.1.
 #[derive(Debug)]
 pub struct MidBlock {
-    before: ResnetBlock,
-    attention: SpatialTransformer,
-    after: ResnetBlock,
+    before: Arc<ResnetBlock>,
+    attention: Arc<SpatialTransformer>,
+    after: Arc<ResnetBlock>,
 }
 
 impl MidBlock {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(channels: usize, heads: usize, shape: BlockShape, weights: &Weights) -> error::Result<Self> {
-        let resnet = |i: usize| ResnetBlock::load(channels, channels, shape.resnet, &weights.at("resnets").at(i));
-        Ok(Self {
-            before: resnet(0)?,
-            attention: SpatialTransformer::load(channels, heads, shape.transformer, &weights.at("attentions.0"))?,
-            after: resnet(1)?,
-        })
+        let resnet =
+            |i: usize| ResnetBlock::load(channels, channels, shape.resnet, &weights.at("resnets").at(i)).map(Arc::new);
+        let attention = SpatialTransformer::load(channels, heads, shape.transformer, &weights.at("attentions.0"))?;
+        Ok(Self { before: resnet(0)?, attention: Arc::new(attention), after: resnet(1)? })
     }
 
     /// `probabilities` receives the self-attention's, [batch, heads, pixels, pixels], if there is a place for them.
@@ -131,22 +135,29 @@ impl MidBlock {
     /// The shapes do not fit together.
     pub fn forward(
         &self,
-        x: &Tensor,
-        condition: Condition<'_>,
+        x: &Tracked,
+        condition: &Condition,
         probabilities: Option<&mut Option<Tensor>>,
-    ) -> Result<Tensor> {
-        let x = self.before.forward(x, Some(condition.time))?;
+    ) -> Result<Tracked> {
+        let Condition { time, context, keep } = condition;
+        let resnet = |block: &Arc<ResnetBlock>, x: &Tracked| {
+            let (block, time) = (block.clone(), time.clone());
+            keep.run([x], move |[x]| block.forward(x, Some(&time)))
+        };
+        let x = resnet(&self.before, x)?;
         if let Some(probabilities) = probabilities {
-            *probabilities = Some(self.attention.self_attention_probabilities(&x)?);
+            *probabilities = Some(self.attention.self_attention_probabilities(x.value())?);
         }
-        self.after.forward(&self.attention.forward(&x, condition.context)?, Some(condition.time))
+        let (attention, context) = (self.attention.clone(), context.clone());
+        let x = keep.run([&x], move |[x]| attention.forward(x, &context))?;
+        resnet(&self.after, &x)
     }
 }
 
 /// diffusers' `CrossAttnUpBlock2D` and `UpBlock2D`. Keys: resnets.N, attentions.N, upsamplers.0.
 #[derive(Debug)]
 pub struct UpBlock {
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     upsampler: Option<Upsample>,
 }
 
@@ -156,7 +167,7 @@ impl UpBlock {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(level: Level, skips: &mut Vec<usize>, weights: &Weights) -> error::Result<Self> {
-        let mut layer = |i| Layer::load(i, level, skips.pop().unwrap_or_default(), weights);
+        let mut layer = |i| Layer::load(i, level, skips.pop().unwrap_or_default(), weights).map(Arc::new);
         Ok(Self {
             layers: (0..level.layers).map(&mut layer).collect::<error::Result<_>>()?,
             upsampler: level
@@ -170,13 +181,12 @@ impl UpBlock {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, x: &Tensor, condition: Condition<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked, condition: &Condition, skips: &mut Vec<Tracked>) -> Result<Tracked> {
         let mut x = x.clone();
         for layer in &self.layers {
-            if let Some(skip) = skips.pop() {
-                x = Tensor::cat(&[x, skip], 1)?;
-            }
-            x = layer.forward(&x, condition)?;
+            let Some(skip) = skips.pop() else { bail!("an up block has more layers than the down blocks left skips") };
+            let (layer, with) = (layer.clone(), condition.clone());
+            x = condition.keep.run([&x, &skip], move |[x, skip]| layer.forward(&Tracked::cat(x, skip, 1)?, &with))?;
         }
         match &self.upsampler {
             Some(upsampler) => upsampler.forward(&x),

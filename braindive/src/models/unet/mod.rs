@@ -12,6 +12,7 @@ pub use config::UNetConfig;
 
 use super::resnet::ResnetShape;
 use crate::error;
+use crate::gradient::{Keep, Tracked};
 use crate::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 use blocks::{BlockShape, Condition, DownBlock, Level, MidBlock, UpBlock};
@@ -32,6 +33,7 @@ pub struct UNet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 /// Where the mid block's self-attention looks.
@@ -104,16 +106,31 @@ impl UNet {
                 &weights.at("conv_norm_out"),
             )?,
             conv_out: Conv2d::load(first, config.out_channels, 3, &weights.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
     }
 
-    /// The noise in `latents` [batch, 4, height, width] at `timestep`, given `prompt_embeds` [batch, tokens, width].
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// Takes `sinusoids` for the time embedding of `timestep`, instead of computing them to the nearest f32: to compare with an
+    /// implementation whose sine and cosine round otherwise.
+    ///
+    /// # Panics
+    /// If there are not as many as the first level has channels.
+    pub fn give_sinusoids(&mut self, timestep: usize, sinusoids: Vec<f32>) {
+        self.time_embedding.give_sinusoids(timestep, sinusoids);
+    }
+
+    /// The noise in `latents` [batch, 4, height, width] at `timestep`, given `prompt_embeds` [batch or 1, tokens, width].
     ///
     /// # Errors
     /// The shapes do not fit the network; height and width must be multiples of [`UNetConfig::size_multiple`].
-    pub fn forward(&self, latents: &Tensor, timestep: usize, prompt_embeds: &Tensor) -> Result<Tensor> {
-        self.run(latents, timestep, prompt_embeds, None)
+    pub fn forward(&self, latents: &Tracked, timestep: usize, prompt_embeds: &Tensor, keep: Keep) -> Result<Tracked> {
+        self.run(latents, timestep, prompt_embeds, keep, None)
     }
 
     /// As [`UNet::forward`], with the mid block's self-attention.
@@ -122,32 +139,36 @@ impl UNet {
     /// As [`UNet::forward`].
     pub fn forward_with_attention(
         &self,
-        latents: &Tensor,
+        latents: &Tracked,
         timestep: usize,
         prompt_embeds: &Tensor,
-    ) -> Result<(Tensor, MidAttention)> {
+        keep: Keep,
+    ) -> Result<(Tracked, MidAttention)> {
         let mut probabilities = None;
-        let noise_pred = self.run(latents, timestep, prompt_embeds, Some(&mut probabilities))?;
+        let noise_pred = self.run(latents, timestep, prompt_embeds, keep, Some(&mut probabilities))?;
         let Some(probabilities) = probabilities else { bail!("the mid block gave no attention") };
-        let (_, _, height, width) = latents.dims4()?;
+        let (_, _, height, width) = latents.value().dims4()?;
         let (height, width) = (height / self.config.size_multiple(), width / self.config.size_multiple());
         Ok((noise_pred, MidAttention { probabilities, height, width }))
     }
 
     fn run(
         &self,
-        latents: &Tensor,
+        latents: &Tracked,
         timestep: usize,
         prompt_embeds: &Tensor,
+        keep: Keep,
         probabilities: Option<&mut Option<Tensor>>,
-    ) -> Result<Tensor> {
-        let (_, _, height, width) = latents.dims4()?;
+    ) -> Result<Tracked> {
+        let (batch, _, height, width) = latents.value().dims4()?;
         let multiple = self.config.size_multiple();
         if !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             bail!("latents are {height}x{width}, expected multiples of {multiple}");
         }
-        let time = self.time_embedding.forward(timestep, latents.dtype(), latents.device())?;
-        let condition = Condition { time: &time, context: prompt_embeds };
+        let time = self.time_embedding.forward(timestep, latents.value().dtype(), latents.value().device())?;
+        let (_, tokens, context) = prompt_embeds.dims3()?;
+        let context = prompt_embeds.broadcast_as((batch, tokens, context))?.contiguous()?.into();
+        let condition = &Condition { time, context, keep };
         let mut h = self.conv_in.forward(latents)?;
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {

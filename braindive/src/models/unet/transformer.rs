@@ -1,6 +1,7 @@
 //! The spatial transformer of a UNet block: self-attention, cross-attention to the prompt, gated feed-forward.
 
 use crate::error;
+use crate::gradient::Tracked;
 use crate::layers::{Attention, GroupNorm, LayerNorm, Linear, geglu};
 use crate::weights::Weights;
 use candle_core::{Result, Tensor};
@@ -54,9 +55,10 @@ impl SpatialTransformer {
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tracked, context: &Tracked) -> Result<Tracked> {
+        let (_, _, height, width) = x.value().dims4()?;
         let tokens = self.block.forward(&self.tokens(x)?, context)?;
-        x + self.proj_out.forward(&tokens)?.transpose(1, 2)?.reshape(x.shape())?
+        x.add(&self.proj_out.forward(&tokens)?.to_map(height, width)?)
     }
 
     /// The probabilities of the self-attention in [`SpatialTransformer::forward`] of the same `x`, recomputed without
@@ -65,13 +67,13 @@ impl SpatialTransformer {
     /// # Errors
     /// The shape does not fit.
     pub fn self_attention_probabilities(&self, x: &Tensor) -> Result<Tensor> {
-        let normed = self.block.norm1.forward(&self.tokens(&x.detach())?)?;
-        let attention = &self.block.attn1;
-        attention.attention.probabilities(&attention.to_q.forward(&normed)?, &attention.to_k.forward(&normed)?)
+        let normed = self.block.norm1.forward(&self.tokens(&x.into())?)?;
+        let attn1 = &self.block.attn1;
+        attn1.attention.probabilities(attn1.to_q.forward(&normed)?.value(), attn1.to_k.forward(&normed)?.value())
     }
 
-    fn tokens(&self, x: &Tensor) -> Result<Tensor> {
-        self.proj_in.forward(&self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?)
+    fn tokens(&self, x: &Tracked) -> Result<Tracked> {
+        self.proj_in.forward(&self.norm.forward(x)?.to_tokens()?)
     }
 }
 
@@ -102,11 +104,11 @@ impl TransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tracked, context: &Tracked) -> Result<Tracked> {
         let normed = self.norm1.forward(x)?;
-        let x = (x + self.attn1.forward(&normed, &normed)?)?;
-        let x = (&x + self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
-        &x + self.ff_out.forward(&geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?)?
+        let x = x.add(&self.attn1.forward(&normed, &normed)?)?;
+        let x = x.add(&self.attn2.forward(&self.norm2.forward(&x)?, context)?)?;
+        x.add(&self.ff_out.forward(&geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?)?)
     }
 }
 
@@ -131,7 +133,7 @@ impl Projections {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tracked, context: &Tracked) -> Result<Tracked> {
         let q = self.to_q.forward(x)?;
         let (k, v) = (self.to_k.forward(context)?, self.to_v.forward(context)?);
         self.to_out.forward(&self.attention.forward(&q, &k, &v)?)
