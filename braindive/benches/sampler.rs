@@ -8,8 +8,8 @@ use braindive::encoder::{Encoder, Objective, Term, encode};
 use braindive::gradient::{Keep, Tracked, gradients};
 use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::sag::self_attention_guidance;
-use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
-use braindive::sampler::{Diffusion, Item, Memory, Parameters, predict};
+use braindive::sampler::schedule::NoiseLevel;
+use braindive::sampler::{Diffusion, Item, Parameters, predict};
 use braindive::{DType, Device};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -68,8 +68,7 @@ fn main() {
     let objective = Objective { terms: vec![Term::mean(region, voxels.clone())] };
     let target = objective.target(&encoder.head).unwrap();
     let [_, _, height, width] = diffusion.latent_shape(SIZE, SIZE).unwrap();
-    let parameters =
-        Parameters { steps: STEPS, sag_scale: SAG_SCALE, final_sigma: FinalSigma::Zero, memory: Memory::default() };
+    let parameters = Parameters { steps: STEPS, sag_scale: SAG_SCALE, ..Parameters::default() };
     let item = Item {
         target: target.clone(),
         gamma: GAMMA,

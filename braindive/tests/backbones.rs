@@ -28,8 +28,8 @@ fn with_config(name: &str, from: &str, to: &str) -> tempfile::TempDir {
 fn assert_features(folder: &Path, expected: &str) {
     let published = safetensors::load(fixtures().join("features.safetensors"), &Device::Cpu).unwrap();
     let tower = VisionTransformer::load(folder, DType::F32, &Device::Cpu).unwrap();
-    let found = tower.forward(&published["pixels"].clone().into()).unwrap();
-    let distance = (found.value() - &published[expected]).unwrap().abs().unwrap().max_all().unwrap();
+    let found = tower.forward(&(&published["pixels"]).into()).unwrap().into_value();
+    let distance = (found - &published[expected]).unwrap().abs().unwrap().max_all().unwrap();
     let distance: f32 = distance.to_scalar().unwrap();
     assert!(distance < 1e-5, "{expected} is off by {distance:.1e}");
 }

@@ -1,16 +1,19 @@
 //! Layers with frozen weights: forward, and the gradient with respect to the input only.
 //!
-//! Every layer is a candle custom operation that computes in f32 or f64 on the CPU, with the same result on any number of
+//! Every layer is a candle custom operation that computes in f32 or f64 on the CPU (f16 in f32), with the same result on any number of
 //! threads. No weight is ever a `Var`, so that a backward pass costs no weight gradients and cuts no input gradient.
 
 mod attention;
 mod conv2d;
+mod elementary;
 mod gemm;
 mod kernel;
 mod linear;
+mod moments;
 mod norm;
 mod pointwise;
 mod resample;
+mod simd;
 mod unit_norm;
 mod work;
 

@@ -274,6 +274,6 @@ struct Preprocessor {
 
 impl Default for Preprocessor {
     fn default() -> Self {
-        Self { image_mean: [0.48145466, 0.4578275, 0.40821073], image_std: [0.26862954, 0.2613026, 0.2757771] }
+        Self { image_mean: [0.48145466, 0.4578275, 0.40821073], image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1] }
     }
 }

@@ -229,8 +229,7 @@ impl Parts<'_> {
             initial_latents: initial_latents.clone(),
         };
         let items: Vec<Item> = noise.iter().map(item).collect();
-        let parameters =
-            Parameters { steps: STEPS_PER_IMAGE, sag_scale: SAG_SCALE, final_sigma: FinalSigma::Zero, memory };
+        let parameters = Parameters { steps: STEPS_PER_IMAGE, sag_scale: SAG_SCALE, memory, ..Parameters::default() };
         self.part(STEP, || {
             predict(diffusion, backbone, &parameters, &items, &latents, level)?;
             Ok(())

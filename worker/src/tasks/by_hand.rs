@@ -9,7 +9,7 @@ use braindive::encoder::{Encoder, Objective, Term};
 use braindive::models::text::TextEncoder;
 use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::trace::{self, Trace};
-use braindive::sampler::{Diffusion, Memory, Parameters};
+use braindive::sampler::{Diffusion, Parameters};
 use braindive::weights::Weights;
 use braindive::{DType, Device, Tensor};
 use checkpoint::{Backbone, Checkpoint, Head, Names};
@@ -100,7 +100,7 @@ fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'
             steps: request.steps as usize,
             sag_scale: request.sag_scale,
             final_sigma: final_sigma(request.final_sigma),
-            memory: Memory::default(),
+            ..Parameters::default()
         },
         classes: &request.probes,
     })

@@ -10,7 +10,7 @@ use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
 use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::schedule::FinalSigma;
-use braindive::sampler::{self, Item, Memory, Parameters, Sample, Step};
+use braindive::sampler::{self, Item, Parameters, Sample, Step};
 use braindive::{Error, ErrorKind, Tensor};
 use protocol::ids::{Digest, Seed};
 use protocol::job::{self, SampleCondition};
@@ -136,7 +136,7 @@ fn attempt(
             steps: asked.steps as usize,
             sag_scale: asked.sag_scale,
             final_sigma: final_sigma(asked.final_sigma),
-            memory: Memory::default(),
+            ..Parameters::default()
         },
         classes: &condition.probes,
     };
