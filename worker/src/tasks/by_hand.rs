@@ -12,10 +12,12 @@ use braindive::sampler::Diffusion;
 use braindive::sampler::trace::{self, Trace};
 use braindive::weights::Weights;
 use braindive::{DType, Device, Error, Tensor};
+use checkpoint::{Backbone, Checkpoint, Head, Names};
 use protocol::ids::{Digest, Seed};
 use protocol::job::Sampling;
 use protocol::outcome::PhaseSeconds;
 use protocol::version::SOFTWARE;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -117,16 +119,26 @@ fn finish(
     recording.finish(&models.diffusion, &models.encoder, &order.parameters, &order.item(models)?, &painted.sample)
 }
 
-/// sha256 of the weights that the request names, by role.
+/// sha256 of the weights that the request names, by role; of shards, that of the lines `sha256  name` of index and shards.
 fn digests(request: &Request) -> anyhow::Result<BTreeMap<&'static str, Digest>> {
     let models = &request.models;
-    let head = if models.head.is_dir() { models.head.join("head.safetensors") } else { models.head.clone() };
-    let files = [
-        ("unet", models.diffusion.join("unet/diffusion_pytorch_model.safetensors")),
-        ("vae", models.diffusion.join("vae/diffusion_pytorch_model.safetensors")),
-        ("backbone", models.backbone.join("open_clip_model.safetensors")),
-        ("encoder", head),
-        ("probe", models.probe.join("open_clip_model.safetensors")),
+    let weights = [
+        ("unet", Names::DIFFUSERS.open(&models.diffusion.join("unet"))?),
+        ("vae", Names::DIFFUSERS.open(&models.diffusion.join("vae"))?),
+        ("backbone", Backbone::find(&models.backbone)?.layout.names().open(&models.backbone)?),
+        ("encoder", Head::open(&models.head)?.checkpoint),
+        ("probe", Names::OPEN_CLIP.open(&models.probe)?),
     ];
-    files.into_iter().map(|(role, path)| Ok((role, sha256(&path)?))).collect()
+    let digest = |checkpoint: &Checkpoint| -> anyhow::Result<Digest> {
+        let files: Vec<&Path> = checkpoint.files().collect();
+        if let [whole] = files[..] {
+            return Ok(sha256(whole)?);
+        }
+        let mut lines = Sha256::new();
+        for path in files {
+            lines.update(format!("{}  {}\n", sha256(path)?, path.file_name().unwrap_or_default().display()));
+        }
+        Ok(Digest::from_bytes(&lines.finalize().into()))
+    };
+    weights.iter().map(|(role, checkpoint)| Ok((*role, digest(checkpoint)?))).collect()
 }
