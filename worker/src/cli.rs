@@ -54,6 +54,9 @@ struct Work {
     /// Jobs to compute together in one batch; they may have other seeds, regions, subjects and gammas
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: u32,
+    /// Keep within this much memory by computing blocks again, for example 12GiB [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    memory_limit: Option<Bytes>,
     /// Name shown to people [default: HOST/DEVICE]
     #[arg(long)]
     name: Option<String>,
@@ -163,7 +166,8 @@ impl Work {
             slots: self.slots,
             batch: self.batch,
         };
-        let runner: Arc<dyn Runner> = Arc::new(DeviceRunner::new(device, device_text));
+        let runner: Arc<dyn Runner> =
+            Arc::new(DeviceRunner::new(device, device_text, self.memory_limit.map(Bytes::count)));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

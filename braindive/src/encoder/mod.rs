@@ -54,7 +54,14 @@ impl Encoder {
     pub fn load(backbone: impl AsRef<Path>, head: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
         let folder = backbone.as_ref();
         let backbone = Arc::new(VisionTransformer::load(folder, dtype, device)?);
-        let head = Head::load(head, dtype, device)?;
+        Self::new(backbone, folder, Head::load(head, dtype, device)?)
+    }
+
+    /// A head on a backbone that other heads may share; `folder` is where the backbone came from.
+    ///
+    /// # Errors
+    /// The head was fitted on another backbone.
+    pub fn new(backbone: Arc<VisionTransformer>, folder: &Path, head: Head) -> Result<Self> {
         let (features, size) = (backbone.config.features, backbone.config.image_size);
         if head.features() != features {
             return Err(Error::HeadMismatch {

@@ -2,7 +2,7 @@
 
 use super::deviations::deviations;
 use super::facts::Facts;
-use super::models::{Loaded, PromptEmbeds, ShelfError, load_probe, sha256};
+use super::models::{Loaded, PromptEmbeds, ShelfError, dtype, load_probe, sha256};
 use super::request::Request;
 use super::sample::{Order, Painted, product, timed};
 use super::start::{image_latents, noise};
@@ -69,7 +69,7 @@ fn load(request: &Request, device: &Device) -> braindive::Result<Loaded> {
     let folder = &request.models.diffusion;
     let image = request.init_image.as_ref().map(|path| image_latents(path, folder, device));
     Ok(Loaded {
-        diffusion: Arc::new(Diffusion::load(folder, DType::F32, device)?),
+        diffusion: Arc::new(Diffusion::load(folder, dtype(request.precision), device)?),
         prompt: PromptEmbeds::load(folder, &request.prompt, device)?,
         image_latents: image.transpose()?,
         encoder: Arc::new(Encoder::load(&request.models.backbone, &request.models.head, DType::F32, device)?),

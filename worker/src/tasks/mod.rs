@@ -1,5 +1,6 @@
 //! What a worker can do with a job, one file per kind. No network here: a job in, a product or a typed failure out.
 
+mod batch;
 pub mod by_hand;
 mod deviations;
 mod facts;
@@ -79,10 +80,10 @@ pub trait Runner: Send + Sync + 'static {
 pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
     let mut batches: Vec<Vec<Work>> = Vec::new();
     for work in jobs {
-        let open = batches.iter_mut().find(|batch| {
+        let open = batches.iter_mut().find(|batch: &&mut Vec<Work>| {
             let Condition::Sample(first) = &*batch[0].condition;
             let Condition::Sample(own) = &*work.condition;
-            batch.len() < max && first == own
+            batch.len() < max && batch::share_a_pass(first, own)
         });
         match open {
             Some(batch) => batch.push(work),
@@ -97,27 +98,25 @@ pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
 pub struct DeviceRunner {
     shelf: Shelf,
     device: String,
+    /// Bytes.
+    memory_limit: Option<u64>,
 }
 
 impl DeviceRunner {
-    /// `device`: as results name it, `cpu` or `cuda:N`.
-    pub fn new(device: braindive::Device, name: String) -> Self {
-        Self { shelf: Shelf::new(device), device: name }
+    /// `name`: as results name the device, `cpu` or `cuda:N`. `memory_limit`: bytes.
+    pub fn new(device: braindive::Device, name: String, memory_limit: Option<u64>) -> Self {
+        Self { shelf: Shelf::new(device), device: name, memory_limit }
     }
 }
 
 impl Runner for DeviceRunner {
     fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
-        let one = |work: &Work| {
-            let Condition::Sample(condition) = &*work.condition;
-            sample::run(&self.shelf, &self.device, condition, work.job.seed, &work.control)
-        };
-        batch.iter().map(one).collect()
+        batch::run(&self.shelf, &self.device, self.memory_limit, batch)
     }
 
     fn is_loaded(&self, condition: &Condition) -> bool {
         match condition {
-            Condition::Sample(condition) => self.shelf.holds(&condition.models),
+            Condition::Sample(condition) => self.shelf.holds(condition),
         }
     }
 }

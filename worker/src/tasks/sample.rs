@@ -1,22 +1,19 @@
 //! One guided sample: sampler, 8-bit image, scores, PNG. The same code serves jobs and `worker sample`.
 
-use super::deviations::deviations;
+use super::Product;
 use super::facts::Facts;
-use super::models::{Loaded, Shelf, ShelfError};
-use super::objective::resolve;
+use super::models::Loaded;
 use super::score::Scores;
-use super::start::{noise, start};
-use super::{Product, TaskError, class_of};
-use crate::control::Control;
+use super::start::start;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
 use braindive::sampler::schedule::FinalSigma;
 use braindive::sampler::solver::Method;
 use braindive::sampler::{self, Gradient, Item, Parameters, Sample, Step, TextGuidance};
-use braindive::{Error, ErrorKind, Tensor};
-use protocol::ids::{Digest, Seed};
-use protocol::job::{self, SampleCondition};
-use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use braindive::{Error, Tensor};
+use protocol::ids::Digest;
+use protocol::job;
+use protocol::outcome::{PhaseSeconds, SampleResult};
 use protocol::probe::ProbeClass;
 use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
@@ -99,6 +96,11 @@ impl<'a> Order<'a> {
         let sample = timed(&mut seconds.sampling, || {
             sampler::sample(&models.diffusion, backbone, &self.parameters, &[item], observer)?.remove(0)
         })?;
+        self.score(sample, models, seconds)
+    }
+
+    /// The image of `sample` in 8 bits, and what encoder and probe say of it.
+    pub fn score(&self, sample: Sample, models: &Loaded, seconds: &mut PhaseSeconds) -> Result<Painted, Error> {
         timed(&mut seconds.scoring, || {
             let image = RgbImage8::from_tensor(&sample.image)?;
             let scores = Scores::of(&image, models, &self.objective, self.classes)?;
@@ -130,62 +132,6 @@ pub fn product(
         software: SOFTWARE.to_owned(),
     };
     Ok(Product { png, result })
-}
-
-/// Runs one job: `condition` with `seed`, on models from the shelf.
-pub fn run(
-    shelf: &Shelf,
-    device: &str,
-    condition: &SampleCondition,
-    seed: Seed,
-    control: &Control,
-) -> Result<Product, TaskError> {
-    let mut seconds = PhaseSeconds::default();
-    attempt(shelf, device, condition, seed, control, &mut seconds).map_err(|error| match error {
-        ShelfError::Load(error) if error.kind() == ErrorKind::Stopped => TaskError::Stopped,
-        error => {
-            let class = match &error {
-                ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
-                ShelfError::Unreadable { .. } => FailureClass::Io,
-                ShelfError::Load(error) => class_of(error),
-            };
-            TaskError::Failed { class, message: error.to_string(), seconds }
-        }
-    })
-}
-
-fn attempt(
-    shelf: &Shelf,
-    device: &str,
-    condition: &SampleCondition,
-    seed: Seed,
-    control: &Control,
-    seconds: &mut PhaseSeconds,
-) -> Result<Product, ShelfError> {
-    let (models, objective) = timed(&mut seconds.loading, || {
-        let models = shelf.get(condition)?;
-        let objective = resolve(&condition.objective, &condition.region, &models.encoder)?;
-        Ok::<_, ShelfError>((models, objective))
-    })?;
-    let asked = &condition.sampling;
-    let noise = noise(asked, seed, &models)?;
-    let order = Order::new(asked, objective, noise, &condition.probes, &models)?;
-    let painted = order.paint(&models, seconds, |step| {
-        control.report(step.index as u32 + 1, step.steps as u32);
-        Ok(if control.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    let facts = Facts {
-        subject: Some(&condition.subject),
-        region: Some(&condition.region),
-        seed: Some(seed),
-        sampling: asked,
-        effective_gamma: order.objective.effective_gamma(asked.gamma),
-        scores: &painted.scores,
-        models: condition.models.folders().map(|(role, folder)| (role, folder.digest.clone())).into(),
-        software: SOFTWARE,
-    };
-    let deviations = deviations(asked, &order.objective, models.diffusion.dtype);
-    Ok(product(&facts, &painted.image, device, deviations, *seconds)?)
 }
 
 /// Runs `work` and adds the wall seconds that it took.
