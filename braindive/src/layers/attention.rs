@@ -378,7 +378,7 @@ impl Kernels for InputGradients<'_> {
         let heads = self.0.heads;
         let g = self.0.geometry(q.dims, k.dims)?;
         let blocks = g.queries.div_ceil(GRADIENT_QUERIES);
-        let parts = GRADIENT_TASKS.div_ceil(g.batch * heads).min(blocks);
+        let parts = GRADIENT_TASKS.div_ceil(heads).min(blocks);
         let share = blocks.div_ceil(parts) * GRADIENT_QUERIES;
         let parts = g.queries.div_ceil(share);
         let data = [q.data, k.data, v.data, y.data, grad.data];
