@@ -6,6 +6,7 @@ use super::kernel::{
 };
 use super::moments::sum_of_products;
 use super::simd::vectorised;
+use super::work;
 use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -50,6 +51,7 @@ impl Attention {
     pub fn forward(&self, q: &Tracked, k: &Tracked, v: &Tracked) -> Result<Tracked> {
         let [kept_q, kept_k, kept_v] = [q, k, v].map(|x| x.value().contiguous());
         let (kept_q, kept_k, kept_v) = (kept_q?, kept_k?, kept_v?);
+        work::count(self.geometry(kept_q.dims(), kept_k.dims())?.multiply_adds());
         let y = kept_q.apply_op3_no_bwd(&kept_k, &kept_v, self)?;
         let attention = self.clone();
         let kept = [&kept_q, &kept_k, &kept_v, &y.clone()];
@@ -73,6 +75,8 @@ impl Attention {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
+        // Logits again, and the gradients of probabilities, queries, keys, values: five products where forward has two.
+        work::count(5 * self.geometry(q.dims(), k.dims())?.multiply_adds() / 2);
         let mut gradients = run_all(&InputGradients(self), &[q, k, v, y, &grad.contiguous()?])?.into_iter();
         Ok(std::array::from_fn(|_| gradients.next()))
     }
@@ -135,8 +139,13 @@ impl Geometry {
         Matrix::new(&data[start..], rows, self.size, self.width)
     }
 
+    /// Of a forward pass.
+    fn multiply_adds(&self) -> usize {
+        2 * self.batch * self.queries * self.keys * self.width
+    }
+
     fn work(&self) -> usize {
-        4 * self.batch * self.queries * self.keys * self.width
+        2 * self.multiply_adds()
     }
 
     /// 1/√d, the scale of the logits.

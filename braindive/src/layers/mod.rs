@@ -15,6 +15,7 @@ mod pointwise;
 mod resample;
 mod simd;
 mod unit_norm;
+mod work;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
@@ -23,6 +24,7 @@ pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
 pub use unit_norm::unit_norm;
+pub use work::multiply_adds;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

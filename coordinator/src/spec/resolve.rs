@@ -9,6 +9,7 @@ use super::model::{SUBJECT, Whereabouts};
 use super::objective::{Resolved, Subject};
 use super::region::{Region, Term, Voxels};
 use super::sampling::{self, Setting};
+use super::start::{self, Images};
 use protocol::job::{ModelFolder, Models};
 use std::collections::HashMap;
 use std::io;
@@ -22,6 +23,7 @@ pub struct Cell {
     pub region: String,
     pub models: Arc<Models>,
     pub objective: Resolved,
+    pub images: Arc<Images>,
     pub prefers: Option<String>,
 }
 
@@ -50,12 +52,13 @@ pub fn resolve(
 
     let mut objectives = Vec::new();
     for (name, models) in &subjects {
+        let images = Arc::new(start::open(draft, name, places, files, diagnostics));
         let head = models.head.as_deref();
         let subject = Subject { name, head, volumes: draft.models.volumes.as_ref(), places };
         for region in &draft.grid.regions {
             let Some(definition) = defined(draft, region, &subject, diagnostics) else { continue };
             let Some(objective) = subject.resolve(&region.value, &definition, files, diagnostics) else { continue };
-            objectives.push((name.as_str(), region.value.clone(), objective, definition.prefers));
+            objectives.push((name.as_str(), region.value.clone(), objective, images.clone(), definition.prefers));
         }
     }
     if !diagnostics.is_empty() {
@@ -66,8 +69,9 @@ pub fn resolve(
     for (name, models) in &subjects {
         hashed.insert(name.as_str(), Arc::new(models.hash(draft, files, diagnostics)?));
     }
-    let cells = objectives.into_iter().map(|(subject, region, objective, prefers)| {
-        Some(Cell { subject: subject.to_owned(), region, models: hashed.get(subject)?.clone(), objective, prefers })
+    let cells = objectives.into_iter().map(|(subject, region, objective, images, prefers)| {
+        let models = hashed.get(subject)?.clone();
+        Some(Cell { subject: subject.to_owned(), region, models, objective, images, prefers })
     });
     cells.collect()
 }
@@ -98,8 +102,7 @@ fn defined(
 
 /// Image sizes must be whole numbers of latents.
 fn check_sizes<'a>(draft: &Draft, models: impl Iterator<Item = &'a Arc<Diffusion>>, diagnostics: &mut Diagnostics) {
-    let axes = draft.grid.axes.iter().flat_map(|axis| &axis.values);
-    let given = draft.settings.iter().chain(axes).filter_map(|setting| match setting.value {
+    let given = draft.all_settings().filter_map(|setting| match setting.value {
         Setting::Size(size) => Some((setting.place, size)),
         _ => None,
     });

@@ -308,6 +308,65 @@ regions: {{ R: {{ mask: \"../miniature/bundle/volumes/{{subject}}/mask.nii\", {r
     assert!(damaged.contains("reading the volume"), "{damaged}");
 }
 
+fn png(path: &std::path::Path, size: [u32; 2], shade: u8) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_pixel(size[0], size[1], image::Rgb([shade; 3])).save(path).unwrap();
+}
+
+#[test]
+fn an_image_to_start_from_counts_by_its_content_not_by_its_path() {
+    let copy = Copy::new();
+    let sections = |image: &str| {
+        format!(
+            "grid: {{ subject: s, region: face, seed: 1 }}\nsampling: {{ size: [32, 36], init_image: {image}, strength: 0.5 }}\n"
+        )
+    };
+    for (name, shade) in [("a.png", 1), ("b/same.png", 1), ("other.png", 2)] {
+        png(&copy.path(name), [32, 36], shade);
+    }
+    let read = |name| copy.read(&miniature(&sections(&format!("../miniature/bundle/{name}"))));
+    let (a, same, other) = (read("a.png"), read("b/same.png"), read("other.png"));
+    let key = |loaded: &Loaded| {
+        loaded.plan.as_ref().unwrap_or_else(|| panic!("{}", findings(loaded))).conditions[0].key.clone()
+    };
+    assert_eq!(key(&a), key(&same));
+    assert_ne!(key(&a), key(&other));
+    let condition = sample(&a, 0);
+    let start = condition.sampling.start.unwrap();
+    assert_eq!((start.image.as_str(), start.strength), (sha256(&fs::read(copy.path("a.png")).unwrap()).as_str(), 0.5));
+    assert_eq!(condition.init_image.unwrap(), copy.path("a.png"));
+}
+
+#[test]
+fn an_image_to_start_from_that_is_missing_damaged_or_of_another_size_is_told() {
+    let copy = Copy::new();
+    png(&copy.path("square.png"), [32, 32], 1);
+    let cut = &fs::read(copy.path("square.png")).unwrap()[..40];
+    fs::write(copy.path("cut.png"), cut).unwrap();
+    let read = |name: &str, sampling: &str| {
+        let image = format!("init_image: ../miniature/bundle/{name}, strength: [0.5, 1]");
+        copy.read(&miniature(&format!("grid: {{ subject: s, region: face, seed: 1, {image}, {sampling} }}\n")))
+    };
+    for (name, sampling, expected, severity) in [
+        ("none.png", "size: 32", "images to start from are missing", Severity::Missing),
+        ("cut.png", "size: 32", "cut.png: ", Severity::Missing),
+        (
+            "square.png",
+            "size: [32, [32, 36]]",
+            "the image to start from has 32 × 32 pixels, the samples 32 × 36",
+            Severity::Mistake,
+        ),
+        ("square.png", "size: 32, steps: [1, 4]", "of 1 steps, a `strength` of 0.5 leaves none", Severity::Mistake),
+    ] {
+        let loaded = read(name, sampling);
+        let found = loaded.diagnostics.found();
+        assert_eq!(found.len(), 1, "{}", findings(&loaded));
+        assert!(found[0].message.contains(expected), "{}", findings(&loaded));
+        assert_eq!(found[0].severity, severity);
+    }
+    assert_eq!(read("square.png", "size: 32").plan.unwrap().conditions.len(), 2);
+}
+
 #[test]
 fn a_head_shared_by_two_subjects_is_refused() {
     let loaded = read(&miniature("grid: { subject: [a, b], region: face, seed: 1 }\nsampling: { size: 32 }\n"));

@@ -7,9 +7,9 @@ use super::sample::{Order, Painted, final_sigma, product, timed};
 use anyhow::Context;
 use braindive::encoder::{Encoder, Objective, Term};
 use braindive::models::text::TextEncoder;
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::trace::{self, Trace};
-use braindive::sampler::{Diffusion, Memory, Parameters};
+use braindive::sampler::{Diffusion, Parameters};
 use braindive::weights::Weights;
 use braindive::{DType, Device, Tensor};
 use protocol::ids::Digest;
@@ -40,13 +40,13 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
         region: None,
         seed: request.seed,
         sampling: &job::Sampling {
-            preset: job::Preset::Default,
             steps: request.steps,
             gamma: request.gamma,
             sag_scale: request.sag_scale,
             size: [painted.image.width() as u32, painted.image.height() as u32],
             prompt: request.prompt.clone(),
             final_sigma: request.final_sigma,
+            ..job::Sampling::default()
         },
         effective_gamma: order.objective.effective_gamma(request.gamma),
         scores: &painted.scores,
@@ -84,7 +84,7 @@ fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'
         (None, seed) => {
             let [width, height] = request.size.unwrap_or_default().map(|side| side as usize);
             let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
-            starting_latents(seed.map_or(0, |seed| seed.0), rows, columns, device)?
+            starting_latents(NoiseLayout::TorchCuda, seed.map_or(0, |seed| seed.0), rows, columns, device)?
         }
     };
     let voxels: Vec<usize> = request.objective.voxels.iter().map(|&row| row as usize).collect();
@@ -98,7 +98,7 @@ fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'
             steps: request.steps as usize,
             sag_scale: request.sag_scale,
             final_sigma: final_sigma(request.final_sigma),
-            memory: Memory::default(),
+            ..Parameters::default()
         },
         classes: &request.probes,
     })

@@ -1,7 +1,8 @@
 //! A sampling request as a file: what `worker sample` runs without a coordinator.
 
 use protocol::ids::Seed;
-use protocol::job::{FinalSigma, ProbeClass};
+use protocol::job::FinalSigma;
+use protocol::probe::ProbeClass;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::fmt;

@@ -5,16 +5,17 @@ use super::models::{Loaded, Shelf, ShelfError};
 use super::objective::resolve;
 use super::score::Scores;
 use super::{Product, TaskError, class_of};
-use crate::agent::Control;
+use crate::control::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::schedule::FinalSigma;
-use braindive::sampler::{self, Item, Memory, Parameters, Sample, Step};
+use braindive::sampler::{self, Item, Parameters, Sample, Step};
 use braindive::{Error, ErrorKind, Tensor};
 use protocol::ids::{Digest, Seed};
-use protocol::job::{self, ProbeClass, SampleCondition};
+use protocol::job::{self, SampleCondition};
 use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use protocol::probe::ProbeClass;
 use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
 use std::ops::ControlFlow;
@@ -129,12 +130,13 @@ fn attempt(
     let order = Order {
         objective,
         gamma: asked.gamma,
-        initial_latents: starting_latents(seed.0, rows, columns, &models.diffusion.device).map_err(Error::from)?,
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, seed.0, rows, columns, &models.diffusion.device)
+            .map_err(Error::from)?,
         parameters: Parameters {
             steps: asked.steps as usize,
             sag_scale: asked.sag_scale,
             final_sigma: final_sigma(asked.final_sigma),
-            memory: Memory::default(),
+            ..Parameters::default()
         },
         classes: &condition.probes,
     };
