@@ -45,6 +45,12 @@ pub enum Error {
     #[error("region `{region}` names voxel {voxel}, but the head predicts voxels 0 to {last}")]
     NoSuchVoxel { region: String, voxel: usize, last: usize },
 
+    #[error("region `{region}` lists voxel {voxel} twice; list every voxel once")]
+    RepeatedVoxel { region: String, voxel: usize },
+
+    #[error("the head {} has no {kind} `{name}`; it has {}", head.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    NoSuchRegion { head: PathBuf, kind: &'static str, name: String, known: Vec<String> },
+
     #[error("{what} is {found}, expected {expected}")]
     Parameter { what: &'static str, found: String, expected: String },
 

@@ -17,12 +17,11 @@ pub enum Layout {
     Transformers,
 }
 
-/// The files of an image tower.
+/// An image tower in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backbone {
     pub layout: Layout,
     pub config: PathBuf,
-    pub weights: PathBuf,
 }
 
 impl Backbone {
@@ -30,7 +29,7 @@ impl Backbone {
     /// configuration and its weights are there, else `config.json` says which.
     ///
     /// # Errors
-    /// No known configuration, or no weights beside it.
+    /// No configuration, or none that is known.
     pub fn find(folder: &Path) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Config {
@@ -38,9 +37,8 @@ impl Backbone {
             model_type: Option<String>,
         }
         let (open_clip, config) = (folder.join("open_clip_config.json"), folder.join("config.json"));
-        let own = Names::OPEN_CLIP.find(folder);
-        if open_clip.is_file() && (own.is_ok() || !config.is_file()) {
-            return Ok(Self { layout: Layout::OpenClip, config: open_clip, weights: own? });
+        if open_clip.is_file() && (Names::OPEN_CLIP.find(folder).is_ok() || !config.is_file()) {
+            return Ok(Self { layout: Layout::OpenClip, config: open_clip });
         }
         if !config.is_file() {
             return Err(Problem::NoLayout.of(folder));
@@ -52,11 +50,19 @@ impl Backbone {
             (None, Some("clip" | "clip_vision_model")) => Layout::Transformers,
             _ => return Err(Problem::NoLayout.of(&config)),
         };
-        Ok(Self { layout, config, weights: Names::TRANSFORMERS.find(folder)? })
+        Ok(Self { layout, config })
     }
 }
 
 impl Layout {
+    /// The names of the weights.
+    pub fn names(self) -> Names {
+        match self {
+            Self::OpenClip => Names::OPEN_CLIP,
+            Self::Timm | Self::Transformers => Names::TRANSFORMERS,
+        }
+    }
+
     /// Features per image, as the matrix that makes them has them; `None` if it is missing.
     pub fn features(self, checkpoint: &Checkpoint) -> Option<usize> {
         let (key, axis) = match self {

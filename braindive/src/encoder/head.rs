@@ -28,6 +28,7 @@ pub struct Head {
 struct HeadConfig {
     image_size: Option<usize>,
     rois: BTreeMap<String, Vec<usize>>,
+    clusters: BTreeMap<String, Vec<usize>>,
 }
 
 impl Head {
@@ -44,12 +45,15 @@ impl Head {
         let weight = weights.get(&[opened.voxels, opened.features], &opened.weight)?;
         let bias = weights.get(&[opened.voxels], &opened.bias)?;
         let config_path = path.with_file_name("config.json");
-        let config: HeadConfig = match config_path.exists() {
+        let mut config: HeadConfig = match config_path.exists() {
             true => read_config(&config_path, &json!({ "normalize": true }))?,
             false => HeadConfig::default(),
         };
-        for (region, rows) in &config.rois {
+        for (region, rows) in config.rois.iter_mut().chain(&mut config.clusters) {
             check_voxels(region, rows, opened.voxels)?;
+            // A region is a set: a voxel that is listed twice counts once.
+            rows.sort_unstable();
+            rows.dedup();
         }
         let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, opened.voxels)).transpose()?;
         Ok(Self { config, voxel_ijk, ..Self::new(path, weight, bias)? })
@@ -87,9 +91,14 @@ impl Head {
         self.weight.dims()[1]
     }
 
-    /// Named regions and their row numbers in the head.
+    /// Named regions and their row numbers in the head: ascending, each once.
     pub fn rois(&self) -> &BTreeMap<String, Vec<usize>> {
         &self.config.rois
+    }
+
+    /// Named clusters of voxels, as [`Head::rois`].
+    pub fn clusters(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.config.clusters
     }
 
     /// Where in the subject's functional volume each voxel lies, if the head says so.

@@ -11,11 +11,13 @@ mod kernel;
 mod linear;
 mod moments;
 mod norm;
+mod patches;
 mod pointwise;
 mod resample;
 mod simd;
 mod transpose;
 mod unit_norm;
+mod winograd;
 mod work;
 
 pub use attention::Attention;

@@ -10,6 +10,7 @@ use crate::gradient::Tracked;
 use crate::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result, Tensor};
+use checkpoint::Names;
 use std::path::Path;
 
 /// Image → latents.
@@ -26,13 +27,20 @@ pub struct VaeEncoder {
 }
 
 impl VaeEncoder {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    /// Reads `config.json` and the weights in `folder`.
     ///
     /// # Errors
     /// A file or tensor is missing (the weights may hold a decoder only) or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let config = VaeConfig::read(&folder.as_ref().join("config.json"))?;
-        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), Names::DIFFUSERS, dtype, device)?)
+    }
+
+    /// Reads the encoder in the whole autoencoder's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing (the weights may hold a decoder only) or not what the configuration says.
+    pub fn from_weights(config: VaeConfig, weights: &Weights) -> error::Result<Self> {
         let (groups, moments) = (config.norm_num_groups, 2 * config.latent_channels);
         let shape = ResnetShape { groups, eps: EPS, time: None };
         let encoder = weights.at("encoder");

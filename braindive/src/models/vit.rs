@@ -130,7 +130,7 @@ impl VisionTransformer {
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let backbone = Backbone::find(folder.as_ref())?;
         let config = VitConfig::read(&backbone)?;
-        Self::from_weights(config, &Weights::open(&backbone.weights, dtype, device)?)
+        Self::from_weights(config, &Weights::find(folder.as_ref(), backbone.layout.names(), dtype, device)?)
     }
 
     /// Reads the tower in the whole model's `weights`.

@@ -19,7 +19,6 @@ pub mod resolve;
 pub mod sampling;
 pub mod start;
 pub mod summary;
-pub mod tensors;
 pub mod volume;
 
 use crate::plan::{Experiment, Plan};

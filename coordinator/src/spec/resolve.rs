@@ -1,6 +1,6 @@
 //! From names to files: the model folders of every subject, and the voxels of every region in them.
 
-use super::bundle::{self, Bundle, Diffusion, Head, OpenClip};
+use super::bundle::{self, Bundle, Clip, Diffusion, Head};
 use super::diagnose::{Diagnostics, Place};
 use super::draft::Draft;
 use super::fields::Located;
@@ -35,8 +35,13 @@ pub fn resolve(
     files: &mut Files<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Vec<Cell>> {
-    let mut folders =
-        Folders { places, diffusion: Cache::default(), open_clip: Cache::default(), head: Cache::default() };
+    let mut folders = Folders {
+        places,
+        diffusion: Cache::default(),
+        backbone: Cache::default(),
+        probe: Cache::default(),
+        head: Cache::default(),
+    };
     let mut subjects = Vec::new();
     for subject in &draft.grid.subjects {
         subjects.push((&subject.value, folders.open(draft, &subject.value, diagnostics)));
@@ -130,9 +135,9 @@ fn check_sizes<'a>(draft: &Draft, models: impl Iterator<Item = &'a Arc<Diffusion
 #[derive(Debug)]
 struct SubjectModels {
     diffusion: Option<Arc<Diffusion>>,
-    backbone: Option<Arc<OpenClip>>,
+    backbone: Option<Arc<Clip>>,
     head: Option<Arc<Head>>,
-    probe: Option<Arc<OpenClip>>,
+    probe: Option<Arc<Clip>>,
 }
 
 impl SubjectModels {
@@ -159,7 +164,8 @@ type Cache<T> = HashMap<PathBuf, Option<Arc<T>>>;
 struct Folders<'p> {
     places: &'p Whereabouts,
     diffusion: Cache<Diffusion>,
-    open_clip: Cache<OpenClip>,
+    backbone: Cache<Clip>,
+    probe: Cache<Clip>,
     head: Cache<Head>,
 }
 
@@ -175,23 +181,19 @@ impl Folders<'_> {
             diagnostics,
             bundle::diffusion,
         );
-        let mut open_clip = |name: &Option<Located<String>>, role: &'static str, diagnostics: &mut Diagnostics| {
-            look(&mut self.open_clip, self.places, name, role, subject, diagnostics, |folder, place, diagnostics| {
-                bundle::open_clip(role, folder, place, diagnostics)
-            })
-        };
-        let backbone = open_clip(&names.backbone, "backbone", diagnostics);
-        let probe = open_clip(&names.probe, "probe", diagnostics);
+        let backbone =
+            look(&mut self.backbone, self.places, &names.backbone, "backbone", subject, diagnostics, bundle::backbone);
+        let probe = look(&mut self.probe, self.places, &names.probe, "probe", subject, diagnostics, bundle::probe);
         let head = look(&mut self.head, self.places, &names.encoder, "encoder", subject, diagnostics, bundle::head);
         if let (Some(head), Some(backbone), Some(name)) = (&head, &backbone, &names.encoder)
-            && head.features != backbone.embed_dim
+            && head.features != backbone.features
         {
             diagnostics
                 .mistake(
                     name.place,
                     format!(
                         "the head of subject {subject} reads {} features, the backbone gives {}",
-                        head.features, backbone.embed_dim
+                        head.features, backbone.features
                     ),
                 )
                 .note(format!("head {}, backbone {}", head.path.display(), backbone.bundle.folder.display()))

@@ -3,7 +3,7 @@
 use super::{Copy, findings, head, miniature, read, repository};
 use coordinator::spec::diagnose::Severity;
 use coordinator::spec::files::Digests;
-use coordinator::spec::{self, Loaded, tensors, volume};
+use coordinator::spec::{self, Loaded, volume};
 use proptest::prelude::*;
 use protocol::job::{Condition, Preset, SampleCondition, VoxelSet};
 use sha2::{Digest, Sha256};
@@ -232,18 +232,105 @@ regions: { mix: { terms: [{ roi: a }, { roi: b, weight: -1 }, { cluster: c, weig
     assert_eq!(loaded.diagnostics.found()[0].message, "`mask_voxels` of `face` is 1, less than its 2 rows");
 }
 
+/// A file of the checkpoints' own tests, which PyTorch wrote.
+fn of_pytorch(name: &str) -> Vec<u8> {
+    fs::read(repository().join("checkpoint/tests/fixtures").join(name)).unwrap()
+}
+
 #[test]
-fn weights_that_workers_do_not_read_do_not_stand_for_those_that_they_do() {
+fn weights_in_half_precision_or_in_shards_are_found_and_hashed() {
     let copy = Copy::new();
     let (unet, coca) = ("sd/unet/diffusion_pytorch_model", "coca/open_clip_model");
     let rename = |from: &str, to: &str| fs::rename(copy.path(from), copy.path(to)).unwrap();
     rename(&format!("{unet}.safetensors"), &format!("{unet}.fp16.safetensors"));
     rename(&format!("{coca}.safetensors"), &format!("{coca}-00001-of-00001.safetensors"));
-    copy.replace(&format!("{coca}.safetensors.index.json"), r#"{"weight_map": {}}"#);
+    let index = format!("{coca}.safetensors.index.json");
+    copy.replace(&index, r#"{"weight_map": {"visual.proj": "open_clip_model-00001-of-00001.safetensors"}}"#);
+    let condition = sample(&copy.read(&miniature(FACE)), 0);
+    let names =
+        |folder: &protocol::job::ModelFolder| folder.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
+    assert!(names(&condition.models.diffusion).contains(&"unet/diffusion_pytorch_model.fp16.safetensors".to_owned()));
+    assert_eq!(
+        names(&condition.models.probe),
+        [
+            "open_clip_config.json",
+            "open_clip_model-00001-of-00001.safetensors",
+            "open_clip_model.safetensors.index.json",
+        ]
+    );
+
+    copy.replace(&index, r#"{"weight_map": {"visual.proj": "open_clip_model-00002-of-00002.safetensors"}}"#);
     let loaded = copy.read(&miniature(FACE));
-    let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
-    let whole = [unet, coca].map(|stem| copy.path(&format!("{stem}.safetensors")));
-    assert_eq!(missing, [&whole[0], &whole[1]], "{}", findings(&loaded));
+    let told = &loaded.diagnostics.found()[0].message;
+    assert!(told.starts_with("`probe`: open_clip_model-00002-of-00002.safetensors cannot be read"), "{told}");
+}
+
+#[test]
+fn a_backbone_of_timm_or_transformers_is_known_by_its_configuration() {
+    let copy = Copy::new();
+    copy.replace("encoder/head.safetensors", head(4, 6, None));
+    copy.replace("encoder/config.json", r#"{"rois": {"face": [0]}}"#);
+    for name in ["open_clip_config.json", "open_clip_model.safetensors"] {
+        fs::remove_file(copy.path("clip").join(name)).unwrap();
+    }
+    let published = repository().join("braindive/tests/fixtures");
+    for (library, files) in [
+        ("timm", &["config.json", "pytorch_model.bin"][..]),
+        (
+            "transformers",
+            &[
+                "config.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json",
+            ],
+        ),
+    ] {
+        for file in files {
+            copy.replace(&format!("clip/{file}"), fs::read(published.join(library).join(file)).unwrap());
+        }
+        let condition = sample(&copy.read(&miniature(FACE)), 0);
+        let names: Vec<_> = condition.models.backbone.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, files, "{library}");
+    }
+    copy.replace("clip/config.json", r#"{"model_type": "siglip"}"#);
+    let told = findings(&copy.read(&miniature(FACE)));
+    assert!(told.contains("`backbone`: config.json describes no image tower that can be read"), "{told}");
+}
+
+#[test]
+fn weights_of_another_network_or_width_are_told() {
+    let copy = Copy::new();
+    let vae = fs::read(copy.path("sd/vae/diffusion_pytorch_model.safetensors")).unwrap();
+    copy.replace("sd/unet/diffusion_pytorch_model.safetensors", vae);
+    let config = fs::read_to_string(copy.path("clip/open_clip_config.json")).unwrap();
+    copy.replace("clip/open_clip_config.json", config.replace("\"embed_dim\": 64", "\"embed_dim\": 65"));
+    copy.replace("coca/open_clip_model.safetensors", of_pytorch("whole_module.pt"));
+    let told = findings(&copy.read(&miniature(FACE)));
+    for part in [
+        "unet/diffusion_pytorch_model.safetensors has no tensor `time_embedding.linear_1.weight`: it is of another network",
+        "open_clip_config.json says embed_dim 65, `visual.proj` in open_clip_model.safetensors makes 64",
+        "`probe`: open_clip_model.safetensors is an archive of PyTorch, but it names `torch.nn.modules.linear.Linear`",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+}
+
+#[test]
+fn a_head_of_the_trainer_needs_its_subject_if_there_are_several() {
+    let copy = Copy::new();
+    fs::remove_file(copy.path("encoder/head.safetensors")).unwrap();
+    fs::remove_file(copy.path("encoder/config.json")).unwrap();
+    copy.replace("encoder/00100.chkpt", of_pytorch("three_subjects.chkpt"));
+    let experiment = miniature(&format!("{}regions: {{ face: {{ voxels: [0, 3] }} }}\n", FACE));
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("`encoder`: 00100.chkpt holds the heads of subjects 1, 2, 5; say which"), "{told}");
+    copy.replace("encoder/config.json", r#"{"subject": 2}"#);
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("reads 4 features, the backbone gives 64"), "{told}");
+    copy.replace("encoder/00099.chkpt", of_pytorch("00100.chkpt"));
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("holds several heads, 00099.chkpt, 00100.chkpt; keep one"), "{told}");
 }
 
 /// A NIfTI-1 file of float32 values, first axis fastest.
@@ -376,9 +463,9 @@ fn a_head_shared_by_two_subjects_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Other bytes anywhere in a head or volume: told or harmless, never a panic.
+    /// Other bytes anywhere in a volume: told or harmless, never a panic.
     #[test]
-    fn damaged_tensors_and_volumes_never_panic(at in 0_usize..500, bytes in prop::collection::vec(any::<u8>(), 1..12)) {
+    fn damaged_volumes_never_panic(at in 0_usize..500, bytes in prop::collection::vec(any::<u8>(), 1..12)) {
         let scratch = tempfile::tempdir().unwrap();
         let damaged = |name: &str, mut file: Vec<u8>| {
             let at = at.min(file.len() - 1);
@@ -388,10 +475,6 @@ proptest! {
             fs::write(&path, file).unwrap();
             path
         };
-        let head = damaged("head.safetensors", head(3, 4, Some(&[[0, 0, 0]; 3])));
-        if let Ok(header) = tensors::header(&head) {
-            let _ = tensors::voxel_ijk(&head, &header);
-        }
         let volume = damaged("mask.nii", nifti([2, 2, 2], &[1.0; 8]));
         if let Ok(voxels) = volume::Voxels::read(&volume) {
             prop_assert_eq!(voxels.values.len(), voxels.shape.iter().product::<usize>());

@@ -61,6 +61,7 @@ impl HeldJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::heartbeat::Progress;
 
     #[test]
     fn a_job_that_was_told_to_stop_is_not_renewed() {

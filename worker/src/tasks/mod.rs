@@ -1,12 +1,15 @@
 //! What a worker can do with a job, one file per kind. No network here: a job in, a product or a typed failure out.
 
 pub mod by_hand;
+mod deviations;
 mod facts;
 pub mod models;
 mod objective;
 pub mod request;
+mod request_objective;
 mod sample;
 mod score;
+mod start;
 
 use crate::control::Control;
 use models::Shelf;

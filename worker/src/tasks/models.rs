@@ -1,5 +1,7 @@
 //! The models that a worker holds in memory: verified against the job's digests, loaded once, shared by all slots.
 
+use super::objective::unchanged;
+use super::start::image_latents;
 use braindive::encoder::Encoder;
 use braindive::models::text::TextEncoder;
 use braindive::models::tokenizer::{Dialect, Tokenizer};
@@ -34,17 +36,37 @@ pub enum ShelfError {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub diffusion: Arc<Diffusion>,
-    /// `[1, tokens, width]`, of the condition's prompt.
-    pub prompt_embeds: Tensor,
+    pub prompt: PromptEmbeds,
+    /// Latents of the image to start from, if there is one: `[1, 4, h, w]`.
+    pub image_latents: Option<Tensor>,
     pub encoder: Arc<Encoder>,
     pub probe: Arc<Probe>,
+}
+
+/// The text encoder's last hidden states, each `[1, tokens, width]`.
+#[derive(Debug, Clone)]
+pub struct PromptEmbeds {
+    pub prompt: Tensor,
+    /// Of the empty prompt.
+    pub null: Tensor,
+}
+
+impl PromptEmbeds {
+    /// The text encoder is as large as the UNet is small: it is loaded for a prompt and dropped again.
+    pub fn load(diffusion: &Path, prompt: &str, device: &Device) -> braindive::Result<Self> {
+        let encoder = TextEncoder::load(diffusion, DType::F32, device)?;
+        let null = encoder.prompt_embeds("")?;
+        let prompt = if prompt.is_empty() { null.clone() } else { encoder.prompt_embeds(prompt)? };
+        Ok(Self { prompt, null })
+    }
 }
 
 /// One place per role: a worker serves one set of models at a time, and memory stays fixed.
 #[derive(Debug, Default)]
 struct Places {
     diffusion: Option<(Digest, Arc<Diffusion>)>,
-    prompt: Option<(Digest, String, Tensor)>,
+    prompt: Option<(Digest, String, PromptEmbeds)>,
+    image: Option<([Digest; 2], Tensor)>,
     encoder: Option<([Digest; 2], Arc<Encoder>)>,
     probe: Option<([Digest; 2], Vec<ProbeClass>, Arc<Probe>)>,
 }
@@ -85,17 +107,16 @@ impl Shelf {
                 diffusion
             }
         };
-        let prompt = &condition.sampling.prompt;
-        let prompt_embeds = match &places.prompt {
-            Some((digest, text, embeds)) if *digest == models.diffusion.digest && text == prompt => embeds.clone(),
+        let text = &condition.sampling.prompt;
+        let prompt = match &places.prompt {
+            Some((digest, known, embeds)) if *digest == models.diffusion.digest && known == text => embeds.clone(),
             _ => {
-                // The text encoder is as large as the UNet is small: it is loaded for a prompt and dropped again.
-                let embeds =
-                    TextEncoder::load(&models.diffusion.path, DType::F32, &self.device)?.prompt_embeds(prompt)?;
-                places.prompt = Some((models.diffusion.digest.clone(), prompt.clone(), embeds.clone()));
+                let embeds = PromptEmbeds::load(&models.diffusion.path, text, &self.device)?;
+                places.prompt = Some((models.diffusion.digest.clone(), text.clone(), embeds.clone()));
                 embeds
             }
         };
+        let image_latents = self.image_latents(condition, &mut places.image)?;
         let encoder = match &places.encoder {
             Some((digests, encoder)) if *digests == encoder_key(models) => encoder.clone(),
             _ => {
@@ -121,7 +142,27 @@ impl Shelf {
                 probe
             }
         };
-        Ok(Loaded { diffusion, prompt_embeds, encoder, probe })
+        Ok(Loaded { diffusion, prompt, image_latents, encoder, probe })
+    }
+
+    /// The latents of the image that the condition starts from, if it does.
+    fn image_latents(
+        &self,
+        condition: &SampleCondition,
+        place: &mut Option<([Digest; 2], Tensor)>,
+    ) -> Result<Option<Tensor>, ShelfError> {
+        let (Some(start), Some(path)) = (&condition.sampling.start, &condition.init_image) else { return Ok(None) };
+        let diffusion = &condition.models.diffusion;
+        let key = [diffusion.digest.clone(), start.image.clone()];
+        if let Some((known, latents)) = place
+            && *known == key
+        {
+            return Ok(Some(latents.clone()));
+        }
+        unchanged(path, &start.image)?;
+        let latents = image_latents(path, &diffusion.path, &self.device)?;
+        *place = Some((key, latents.clone()));
+        Ok(Some(latents))
     }
 }
 

@@ -1,16 +1,18 @@
 //! One guided sample: sampler, 8-bit image, scores, PNG. The same code serves jobs and `worker sample`.
 
+use super::deviations::deviations;
 use super::facts::Facts;
 use super::models::{Loaded, Shelf, ShelfError};
 use super::objective::resolve;
 use super::score::Scores;
+use super::start::{noise, start};
 use super::{Product, TaskError, class_of};
 use crate::control::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
-use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::schedule::FinalSigma;
-use braindive::sampler::{self, Item, Parameters, Sample, Step};
+use braindive::sampler::solver::Method;
+use braindive::sampler::{self, Gradient, Item, Parameters, Sample, Step, TextGuidance};
 use braindive::{Error, ErrorKind, Tensor};
 use protocol::ids::{Digest, Seed};
 use protocol::job::{self, SampleCondition};
@@ -39,13 +41,48 @@ pub struct Painted {
     pub scores: Scores,
 }
 
-impl Order<'_> {
+impl<'a> Order<'a> {
+    /// What `asked` means to the sampler. `noise`: [1, 4, h, w].
+    pub fn new(
+        asked: &job::Sampling,
+        objective: Objective,
+        noise: Tensor,
+        classes: &'a [ProbeClass],
+        models: &Loaded,
+    ) -> Result<Self, Error> {
+        let (first_step, initial_latents) = start(asked, noise, models)?;
+        let [from, to] = asked.guidance_interval.unwrap_or([0.0, 1.0]);
+        let null_embeds = &models.prompt.null;
+        let parameters = Parameters {
+            steps: asked.steps as usize,
+            first_step,
+            solver: match asked.solver {
+                job::Solver::DpmSolverPp2m => Method::DpmSolverPp2m,
+                job::Solver::Ddim => Method::Ddim,
+                job::Solver::Euler => Method::Euler,
+            },
+            final_sigma: match asked.final_sigma {
+                job::FinalSigma::Zero => FinalSigma::Zero,
+                job::FinalSigma::SigmaMin => FinalSigma::SigmaMin,
+            },
+            sag_scale: asked.sag_scale,
+            text_guidance: asked.text_guidance.map(|scale| TextGuidance { scale, null_embeds: null_embeds.clone() }),
+            guidance_interval: from..to,
+            gradient: match asked.gradient {
+                job::Gradient::Full => Gradient::Full,
+                job::Gradient::PredX0 => Gradient::PredX0,
+            },
+            ..Parameters::default()
+        };
+        Ok(Self { objective, gamma: asked.gamma, initial_latents, parameters, classes })
+    }
+
     /// The order as one image of a batch.
     pub fn item(&self, models: &Loaded) -> Result<Item, Error> {
         Ok(Item {
             target: self.objective.target(&models.encoder.head)?,
             gamma: self.gamma,
-            prompt_embeds: models.prompt_embeds.clone(),
+            prompt_embeds: models.prompt.prompt.clone(),
             initial_latents: self.initial_latents.clone(),
         })
     }
@@ -71,7 +108,13 @@ impl Order<'_> {
 }
 
 /// The PNG of a painted image and the result that names it.
-pub fn product(facts: &Facts<'_>, image: &RgbImage8, device: &str, seconds: PhaseSeconds) -> Result<Product, Error> {
+pub fn product(
+    facts: &Facts<'_>,
+    image: &RgbImage8,
+    device: &str,
+    deviations: Vec<String>,
+    seconds: PhaseSeconds,
+) -> Result<Product, Error> {
     let png = facts.png(image)?;
     let Scores { activation, roi_activation, probe } = facts.scores.clone();
     let result = SampleResult {
@@ -83,7 +126,7 @@ pub fn product(facts: &Facts<'_>, image: &RgbImage8, device: &str, seconds: Phas
         effective_gamma: facts.effective_gamma,
         seconds,
         device: device.to_owned(),
-        deviations: Vec::new(),
+        deviations,
         software: SOFTWARE.to_owned(),
     };
     Ok(Product { png, result })
@@ -125,21 +168,8 @@ fn attempt(
         Ok::<_, ShelfError>((models, objective))
     })?;
     let asked = &condition.sampling;
-    let [width, height] = asked.size.map(|side| side as usize);
-    let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
-    let order = Order {
-        objective,
-        gamma: asked.gamma,
-        initial_latents: starting_latents(NoiseLayout::TorchCuda, seed.0, rows, columns, &models.diffusion.device)
-            .map_err(Error::from)?,
-        parameters: Parameters {
-            steps: asked.steps as usize,
-            sag_scale: asked.sag_scale,
-            final_sigma: final_sigma(asked.final_sigma),
-            ..Parameters::default()
-        },
-        classes: &condition.probes,
-    };
+    let noise = noise(asked, seed, &models)?;
+    let order = Order::new(asked, objective, noise, &condition.probes, &models)?;
     let painted = order.paint(&models, seconds, |step| {
         control.report(step.index as u32 + 1, step.steps as u32);
         Ok(if control.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -154,15 +184,8 @@ fn attempt(
         models: condition.models.folders().map(|(role, folder)| (role, folder.digest.clone())).into(),
         software: SOFTWARE,
     };
-    Ok(product(&facts, &painted.image, device, *seconds)?)
-}
-
-/// The sampler's name for the solver's last target.
-pub fn final_sigma(asked: job::FinalSigma) -> FinalSigma {
-    match asked {
-        job::FinalSigma::Zero => FinalSigma::Zero,
-        job::FinalSigma::SigmaMin => FinalSigma::SigmaMin,
-    }
+    let deviations = deviations(asked, &order.objective, models.diffusion.dtype);
+    Ok(product(&facts, &painted.image, device, deviations, *seconds)?)
 }
 
 /// Runs `work` and adds the wall seconds that it took.
