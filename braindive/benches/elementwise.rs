@@ -35,11 +35,12 @@ struct Report {
 }
 
 impl Report {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
+    }
+
     /// `amount`: operations, or bytes, of one run.
     fn measure<R>(&mut self, name: &str, unit: &str, amount: f64, part: impl Fn() -> R) {
-        if !self.only.is_empty() && !self.only.iter().any(|word| name.contains(word)) {
-            return;
-        }
         part();
         let (mut seconds, begin, cpu_begin) = (Vec::new(), Instant::now(), cpu_seconds());
         while begin.elapsed() < AT_LEAST {
@@ -57,6 +58,9 @@ impl Report {
 
     /// A layer of one input that writes `written` elements.
     fn layer(&mut self, name: &str, x: &[usize], written: usize, layer: impl Fn(&Tracked) -> Result<Tracked>) {
+        if !self.wants(name) {
+            return;
+        }
         let x = Tracked::input(random(x));
         let constant = Tracked::constant(x.value().clone());
         let bytes = 4.0 * (x.value().elem_count() + written) as f64;
@@ -69,14 +73,16 @@ impl Report {
     }
 
     fn attention(&mut self, name: &str, heads: usize, [queries, keys, size]: [usize; 3]) {
+        let name = &format!("attention, {name}");
+        if !self.wants(name) {
+            return;
+        }
         let [q, k, v, cotangent] = [queries, keys, keys, queries].map(|n| random(&[1, n, heads * size]));
         let (attention, flop) = (Attention::new(heads), (4 * heads * queries * keys * size) as f64);
         let [cq, ck, cv] = [&q, &k, &v].map(Tracked::from);
-        self.measure(&format!("attention, {name}, forward"), "GFLOP/s", flop, || {
-            attention.forward(&cq, &ck, &cv).unwrap()
-        });
+        self.measure(&format!("{name}, forward"), "GFLOP/s", flop, || attention.forward(&cq, &ck, &cv).unwrap());
         let [q, k, v] = [q, k, v].map(Tracked::input);
-        self.measure(&format!("attention, {name}, forward and backward"), "GFLOP/s", 3.5 * flop, || {
+        self.measure(&format!("{name}, forward and backward"), "GFLOP/s", 3.5 * flop, || {
             gradients(attention.forward(&q, &k, &v).unwrap(), cotangent.clone()).unwrap()
         });
     }
@@ -133,7 +139,9 @@ fn main() {
     report.layer("nearest upsampling, VAE 512 128x128", &[1, 512, 128, 128], 4 << 23, upsample_nearest_2x);
     report.layer("bilinear resizing, 512 to 224", &[1, 3, 512, 512], 3 * 224 * 224, |x| resize_bilinear(x, 224, 224));
     let latents = random(&[1, 4, 64, 64]);
-    report.measure("blur, 4x64x64", "GB/s", 8.0 * 16384.0, || gaussian_blur(&latents).unwrap());
+    if report.wants("blur") {
+        report.measure("blur, 4x64x64", "GB/s", 8.0 * 16384.0, || gaussian_blur(&latents).unwrap());
+    }
 
     println!("{}", serde_json::to_string_pretty(&Value::Object(report.parts)).unwrap());
 }

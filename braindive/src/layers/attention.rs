@@ -6,6 +6,7 @@ use super::kernel::{
 };
 use super::moments::sum_of_products;
 use super::simd::vectorised;
+use super::transpose::transposed;
 use super::work;
 use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
@@ -139,6 +140,12 @@ impl Geometry {
         Matrix::new(&data[start..], rows, self.size, self.width)
     }
 
+    /// The transposes of a head's keys or values from `first`, [size, n], in the transposed tensor [batch, width, keys].
+    fn head_transposed<'a, T>(&self, data: &'a [T], queries: Queries, first: usize, n: usize) -> Matrix<'a, T> {
+        let start = (queries.batch * self.width + queries.head * self.size) * self.keys + first;
+        Matrix::new(&data[start..], self.size, n, self.keys)
+    }
+
     /// Of a forward pass.
     fn multiply_adds(&self) -> usize {
         2 * self.batch * self.queries * self.keys * self.width
@@ -154,7 +161,7 @@ impl Geometry {
     }
 
     /// Writes the logits of `queries` and the keys from `first_key` into `tile` [rows, keys of the tile], and returns the scale that
-    /// they still lack: with a mask none, else 1/√d.
+    /// they still lack: with a mask none, else 1/√d. `k`: the transposed keys [batch, width, keys].
     fn logits<T: Element>(
         &self,
         tile: &mut [T],
@@ -166,8 +173,7 @@ impl Geometry {
     ) -> T {
         let keys = tile.len() / at.rows;
         let queries = self.head(q, self.queries, at.batch, at.head, at.first, at.rows);
-        let k = self.head(k, self.keys, at.batch, at.head, first_key, keys);
-        multiply(tile, keys, false, queries, k.transposed());
+        multiply(tile, keys, false, queries, self.head_transposed(k, at, first_key, keys));
         let Some(mask) = mask else { return self.scale() };
         for (i, row) in tile.chunks_exact_mut(keys).enumerate() {
             let start = at.batch * self.mask_stride + (at.first + i) * self.keys + first_key;
@@ -295,6 +301,7 @@ impl Kernel for Attention {
             bail!("attention was given keys {:?} and values {:?}", k.dims, v.dims);
         }
         let mut y = vec![T::zero(); q.data.len()];
+        let k = transposed(k.data, g.keys, g.width);
         with_optional::<T, _>(self.mask.as_ref(), |mask| {
             let blocks = g.queries.div_ceil(QUERIES);
             let mut tasks: Vec<&mut [T]> =
@@ -305,7 +312,7 @@ impl Kernel for Attention {
                 let mut tile = vec![T::zero(); rows * KEYS.min(g.keys)];
                 for head in 0..self.heads {
                     let queries = Queries { batch, head, first, rows };
-                    g.attend(&mut y[head * g.size..], [q.data, k.data, v.data], mask, queries, &mut tile);
+                    g.attend(&mut y[head * g.size..], [q.data, &k, v.data], mask, queries, &mut tile);
                 }
             });
         })?;
@@ -329,8 +336,8 @@ struct Contribution<T> {
 }
 
 impl Geometry {
-    fn contribution<T: Element>(&self, inputs: [&[T]; 5], mask: Option<&[T]>, queries: Queries) -> Contribution<T> {
-        let ([q, k, v, y, grad], m, size) = (inputs, self.keys, self.size);
+    fn contribution<T: Element>(&self, inputs: [&[T]; 6], mask: Option<&[T]>, queries: Queries) -> Contribution<T> {
+        let ([q, k, k_transposed, v_transposed, y, grad], m, size) = (inputs, self.keys, self.size);
         let Queries { batch, head, first, rows } = queries;
         let mut sums = Contribution {
             q: vec![T::zero(); rows * size],
@@ -342,7 +349,7 @@ impl Geometry {
         for (done, gq) in (0..).step_by(block).zip(sums.q.chunks_mut(block * size)) {
             let (first, rows) = (first + done, gq.len() / size);
             let p = &mut p[..rows * m];
-            self.softmax(p, q, k, mask, Queries { first, rows, ..queries });
+            self.softmax(p, q, k_transposed, mask, Queries { first, rows, ..queries });
             let [q, y, grad] = [q, y, grad].map(|x| self.head(x, self.queries, batch, head, first, rows));
             let correlations: Vec<T> = (0..rows)
                 .map(|i| {
@@ -353,13 +360,12 @@ impl Geometry {
             for key in (0..m).step_by(KEYS) {
                 let keys = KEYS.min(m - key);
                 let ds = &mut ds[..rows * keys];
-                let [k, v] = [k, v].map(|x| self.head(x, m, batch, head, key, keys));
-                multiply(ds, keys, false, grad, v.transposed());
+                multiply(ds, keys, false, grad, self.head_transposed(v_transposed, queries, key, keys));
                 for (i, ds) in ds.chunks_exact_mut(keys).enumerate() {
                     softmax_gradient(ds, &p[i * m + key..][..keys], correlations[i], self.scale());
                 }
                 let ds = Matrix::new(ds, rows, keys, keys);
-                multiply(gq, size, key > 0, ds, k);
+                multiply(gq, size, key > 0, ds, self.head(k, m, batch, head, key, keys));
                 multiply(&mut sums.k[key * size..], size, done > 0, ds.transposed(), q);
                 let p = Matrix::new(&p[key..], rows, keys, m);
                 multiply(&mut sums.v[key * size..], size, done > 0, p.transposed(), grad);
@@ -387,10 +393,11 @@ impl Kernels for InputGradients<'_> {
         let heads = self.0.heads;
         let g = self.0.geometry(q.dims, k.dims)?;
         let blocks = g.queries.div_ceil(GRADIENT_QUERIES);
-        let parts = GRADIENT_TASKS.div_ceil(g.batch * heads).min(blocks);
+        let parts = GRADIENT_TASKS.div_ceil(heads).min(blocks);
         let share = blocks.div_ceil(parts) * GRADIENT_QUERIES;
         let parts = g.queries.div_ceil(share);
-        let data = [q.data, k.data, v.data, y.data, grad.data];
+        let [k_transposed, v_transposed] = [k, v].map(|x| transposed(x.data, g.keys, g.width));
+        let data = [q.data, k.data, &k_transposed, &v_transposed, y.data, grad.data];
         let mut contributions = with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
             map_tasks(g.batch * heads * parts, 3 * g.work(), |task| {
                 let (batch, head, first) = (task / parts / heads, task / parts % heads, task % parts * share);
@@ -422,10 +429,11 @@ impl Kernel for Probabilities {
         let g = self.0.geometry(q.dims, k.dims)?;
         let shape = Shape::from((g.batch, heads, g.queries, g.keys));
         let mut p = vec![T::zero(); shape.elem_count()];
+        let k = transposed(k.data, g.keys, g.width);
         with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
             for_each_chunk(&mut p, g.queries * g.keys, g.work(), |i, p| {
                 let queries = Queries { batch: i / heads, head: i % heads, first: 0, rows: g.queries };
-                g.softmax(p, q.data, k.data, mask, queries);
+                g.softmax(p, q.data, &k, mask, queries);
             });
         })?;
         Ok((p, shape))

@@ -15,6 +15,7 @@ mod patches;
 mod pointwise;
 mod resample;
 mod simd;
+mod transpose;
 mod unit_norm;
 mod winograd;
 mod work;
@@ -25,6 +26,7 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
+pub(crate) use transpose::transpose;
 pub use unit_norm::unit_norm;
 pub use work::multiply_adds;
 
