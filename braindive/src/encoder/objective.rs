@@ -108,6 +108,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// `direction`: K elements; `offset`: the value at features of zero.
+    pub fn new(direction: Vec<f64>, offset: f64) -> Self {
+        Self { direction, offset }
+    }
+
     /// The objective's value for an image's `features`, K elements of unit norm; z-scored beta units.
     pub fn activation(&self, features: &[f64]) -> f64 {
         self.direction.iter().zip(features).map(|(d, f)| d * f).sum::<f64>() + self.offset

@@ -2,6 +2,7 @@
 
 use super::gemm::{Matrix, multiply};
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, with_elements, with_optional};
+use super::work;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
@@ -55,9 +56,14 @@ impl Conv2d {
     /// # Errors
     /// `x` has another number of channels, or is smaller than the kernel.
     pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let geometry = self.geometry(x.value().dims())?;
+        work::count(geometry.multiply_adds());
         let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
-        let gradient = InputGradient { geometry: self.geometry(x.value().dims())?, weight: self.weight.clone() };
-        Ok(Tracked::record(y, [x], [], move |[], grad| Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])))
+        let gradient = InputGradient { geometry, weight: self.weight.clone() };
+        Ok(Tracked::record(y, [x], [], move |[], grad| {
+            work::count(geometry.multiply_adds());
+            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+        }))
     }
 
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
@@ -104,8 +110,12 @@ impl Geometry {
         self.inputs * self.kernel * self.kernel
     }
 
+    fn multiply_adds(&self) -> usize {
+        self.batch * self.outputs * self.taps() * self.out_pixels()
+    }
+
     fn work(&self) -> usize {
-        2 * self.batch * self.outputs * self.taps() * self.out_pixels()
+        2 * self.multiply_adds()
     }
 
     /// The patch matrix of a 1x1 convolution is its input.

@@ -12,3 +12,6 @@ pub mod unet;
 pub mod vae;
 pub mod vae_encoder;
 pub mod vit;
+mod vit_config;
+
+pub use vit_config::VitConfig;

@@ -9,6 +9,7 @@ use crate::gradient::{Keep, Tracked};
 use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Result};
+use checkpoint::Names;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
@@ -82,16 +83,24 @@ pub struct VaeDecoder {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 impl VaeDecoder {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    /// Reads `config.json` and the weights in `folder`.
     ///
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let config = VaeConfig::read(&folder.as_ref().join("config.json"))?;
-        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), Names::DIFFUSERS, dtype, device)?)
+    }
+
+    /// Reads the decoder in the whole autoencoder's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or not what the configuration says.
+    pub fn from_weights(config: VaeConfig, weights: &Weights) -> error::Result<Self> {
         let (latents, groups) = (config.latent_channels, config.norm_num_groups);
         let shape = ResnetShape { groups, eps: EPS, time: None };
         let decoder = weights.at("decoder");
@@ -116,8 +125,14 @@ impl VaeDecoder {
             up_blocks,
             conv_norm_out: GroupNorm::load(groups, channels, EPS, &decoder.at("conv_norm_out"))?,
             conv_out: Conv2d::load(channels, config.out_channels, 3, &decoder.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the decoder's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// `latents`: [batch, 4, h, w], scaled as diffusion sees them; returns [batch, 3, h·f, w·f], about −1..1, not clamped.

@@ -5,6 +5,7 @@ mod diffusion;
 pub mod dpm_solver;
 pub mod euler;
 pub mod guidance;
+mod memory;
 pub mod noise;
 mod parameters;
 pub mod sag;
@@ -14,7 +15,8 @@ pub mod start;
 pub mod trace;
 
 pub use diffusion::Diffusion;
-pub use parameters::{Gradient, Item, Memory, Parameters, TextGuidance};
+pub use memory::{Footprint, Memory};
+pub use parameters::{Gradient, Item, Parameters, TextGuidance};
 
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;

@@ -1,11 +1,10 @@
 //! What decides a sample, besides the models.
 
-use super::Diffusion;
 use super::schedule::FinalSigma;
 use super::solver::Method;
+use super::{Diffusion, Memory};
 use crate::encoder::Target;
 use crate::error::{Error, Result};
-use crate::gradient::Keep;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -84,19 +83,6 @@ pub struct Item {
     /// Latents at the noise level of the first step, standard normal noise for step 0: [1, 4, h, w], see
     /// [`Diffusion::latent_shape`]; of one shape in a batch.
     pub initial_latents: Tensor,
-}
-
-/// What the networks keep for the gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    pub unet: Keep,
-    pub vae: Keep,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { unet: Keep::Activations, vae: Keep::Activations }
-    }
 }
 
 impl Parameters {

@@ -7,7 +7,7 @@ use super::objective::resolve;
 use super::score::Scores;
 use super::start::{noise, start};
 use super::{Product, TaskError, class_of};
-use crate::agent::Control;
+use crate::control::Control;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
 use braindive::sampler::schedule::FinalSigma;
