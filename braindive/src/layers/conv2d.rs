@@ -1,19 +1,13 @@
-//! Two-dimensional convolution as matrix products over patches (im2col), any kernel, stride and symmetric padding.
+//! Two-dimensional convolution of any kernel, stride and symmetric padding, and the choice of its algorithm.
 
-use super::gemm::{Matrix, multiply};
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, with_elements, with_optional};
+use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
+use super::patches::Geometry;
+use super::winograd::{self, Filters};
 use super::work;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
 use candle_core::{Result, Shape, Tensor, bail};
-
-/// Elements of a task's patch matrix: about a level-2 cache of f32.
-const PATCH_ELEMENTS: usize = 1 << 18;
-/// Fewer output pixels than this make the matrix product slow.
-const TASK_PIXELS: usize = 256;
-/// Input channels per task of the gradient.
-const GRADIENT_CHANNELS: usize = 32;
 
 /// A frozen convolution.
 #[derive(Debug, Clone)]
@@ -45,6 +39,24 @@ impl Conv2d {
         Ok(Self { weight, bias: None, stride: kernel, padding: 0 })
     }
 
+    /// `weight`: [outputs, inputs, kernel, kernel]; `bias`: [outputs]; `stride` at least 1; `padding` on all four sides.
+    ///
+    /// # Errors
+    /// `weight` is no bank of square filters, or `bias` has not one element per output.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Self> {
+        let (outputs, _, height, width) = weight.dims4()?;
+        if height != width || stride == 0 {
+            bail!(
+                "a convolution was given filters of {height}x{width} and stride {stride}; filters are square, strides positive"
+            );
+        }
+        if let Some(bias) = bias.filter(|bias| bias.dims() != [outputs]) {
+            bail!("a convolution of {outputs} outputs was given a bias of shape {:?}", bias.dims());
+        }
+        let bias = bias.map(|bias| bias.detach().contiguous()).transpose()?;
+        Ok(Self { weight: weight.detach().contiguous()?, bias, stride, padding })
+    }
+
     /// The same layer with another stride, at least 1.
     #[must_use]
     pub(crate) fn with_stride(self, stride: usize) -> Self {
@@ -57,11 +69,12 @@ impl Conv2d {
     /// `x` has another number of channels, or is smaller than the kernel.
     pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
         let geometry = self.geometry(x.value().dims())?;
-        work::count(geometry.multiply_adds());
+        let multiply_adds = x.value().dim(0)? * geometry.multiply_adds();
+        work::count(multiply_adds);
         let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
         let gradient = InputGradient { geometry, weight: self.weight.clone() };
         Ok(Tracked::record(y, [x], [], move |[], grad| {
-            work::count(geometry.multiply_adds());
+            work::count(multiply_adds);
             Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
         }))
     }
@@ -69,83 +82,13 @@ impl Conv2d {
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {
         let (outputs, inputs, kernel, _) = self.weight.dims4()?;
         match *dims {
-            [batch, channels, height, width]
-                if channels == inputs && height.min(width) + 2 * self.padding >= kernel =>
-            {
+            [_, channels, height, width] if channels == inputs && height.min(width) + 2 * self.padding >= kernel => {
                 let size = |length: usize| (length + 2 * self.padding - kernel) / self.stride + 1;
                 let (out_height, out_width) = (size(height), size(width));
                 let (stride, padding) = (self.stride, self.padding);
-                Ok(Geometry { batch, inputs, outputs, kernel, stride, padding, height, width, out_height, out_width })
+                Ok(Geometry { inputs, outputs, kernel, stride, padding, height, width, out_height, out_width })
             }
             _ => bail!("a {kernel}x{kernel} convolution over {inputs} channels was given a tensor of shape {dims:?}"),
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Geometry {
-    batch: usize,
-    inputs: usize,
-    outputs: usize,
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-    height: usize,
-    width: usize,
-    out_height: usize,
-    out_width: usize,
-}
-
-impl Geometry {
-    fn pixels(&self) -> usize {
-        self.height * self.width
-    }
-
-    fn out_pixels(&self) -> usize {
-        self.out_height * self.out_width
-    }
-
-    /// Rows of the patch matrix: one per input channel and tap.
-    fn taps(&self) -> usize {
-        self.inputs * self.kernel * self.kernel
-    }
-
-    fn multiply_adds(&self) -> usize {
-        self.batch * self.outputs * self.taps() * self.out_pixels()
-    }
-
-    fn work(&self) -> usize {
-        2 * self.multiply_adds()
-    }
-
-    /// The patch matrix of a 1x1 convolution is its input.
-    fn is_pointwise(&self) -> bool {
-        self.kernel == 1 && self.stride == 1 && self.padding == 0
-    }
-
-    /// Output rows per task.
-    fn tile(&self, taps: usize) -> usize {
-        let pixels = (PATCH_ELEMENTS / taps).max(TASK_PIXELS);
-        (pixels / self.out_width).clamp(1, self.out_height)
-    }
-
-    /// For every tap of `channels` and every row of the tile, the run of output columns that reads inside the image:
-    /// `visit(offset in the patch matrix, offset in the channels' planes, length)`; steps of `stride` in the plane.
-    fn for_each_run(&self, channels: usize, rows: std::ops::Range<usize>, mut visit: impl FnMut(usize, usize, usize)) {
-        let columns = rows.len() * self.out_width;
-        for tap in 0..channels * self.kernel * self.kernel {
-            let (channel, ky, kx) =
-                (tap / (self.kernel * self.kernel), tap / self.kernel % self.kernel, tap % self.kernel);
-            let first = self.padding.saturating_sub(kx).div_ceil(self.stride);
-            let end = (self.width + self.padding).saturating_sub(kx).div_ceil(self.stride).min(self.out_width);
-            for (i, row) in rows.clone().enumerate() {
-                let y = row * self.stride + ky;
-                if y >= self.padding && y - self.padding < self.height && first < end {
-                    let plane = (channel * self.height + y - self.padding) * self.width;
-                    let x = first * self.stride + kx - self.padding;
-                    visit(tap * columns + i * self.out_width + first, plane + x, end - first);
-                }
-            }
         }
     }
 }
@@ -154,54 +97,29 @@ impl Kernel for Conv2d {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let x = &inputs[0];
         let g = self.geometry(x.dims)?;
-        let shape = Shape::from((g.batch, g.outputs, g.out_height, g.out_width));
-        let tile = g.tile(g.taps());
-        let tiles = g.out_height.div_ceil(tile);
-        let tile_rows = |i: usize| i % tiles * tile..(i % tiles * tile + tile).min(g.out_height);
-        let products = with_elements::<T, _>(&self.weight, |weight| {
-            let weight = Matrix::new(weight, g.outputs, g.taps(), g.taps());
-            map_tasks(g.batch * tiles, g.work(), |i| {
-                let image = &x.data[i / tiles * g.inputs * g.pixels()..][..g.inputs * g.pixels()];
-                let rows = tile_rows(i);
-                let columns = rows.len() * g.out_width;
-                let mut product = vec![T::zero(); g.outputs * columns];
-                if g.is_pointwise() {
-                    let pixels = Matrix::new(&image[rows.start * g.width..], g.inputs, columns, g.pixels());
-                    multiply(&mut product, columns, false, weight, pixels);
-                } else {
-                    let mut patches = vec![T::zero(); g.taps() * columns];
-                    g.for_each_run(g.inputs, rows, |patch, pixel, length| {
-                        let target = &mut patches[patch..patch + length];
-                        if g.stride == 1 {
-                            target.copy_from_slice(&image[pixel..pixel + length]);
-                        } else {
-                            target.iter_mut().zip(image[pixel..].iter().step_by(g.stride)).for_each(|(p, &v)| *p = v);
-                        }
-                    });
-                    multiply(&mut product, columns, false, weight, Matrix::new(&patches, g.taps(), columns, columns));
-                }
-                product
-            })
-        })?;
+        let shape = Shape::from((x.dims[0], g.outputs, g.out_height, g.out_width));
         let mut y = vec![T::zero(); shape.elem_count()];
-        with_optional::<T, _>(self.bias.as_ref(), |bias| {
-            for_each_chunk(&mut y, g.out_pixels(), 4 * shape.elem_count(), |plane, y| {
-                let (image, channel) = (plane / g.outputs, plane % g.outputs);
-                let shift = bias.map_or(T::zero(), |bias| bias[channel]);
-                for (i, product) in products[image * tiles..(image + 1) * tiles].iter().enumerate() {
-                    let (begin, columns) = (i * tile * g.out_width, tile_rows(i).len() * g.out_width);
-                    let product = &product[channel * columns..(channel + 1) * columns];
-                    y[begin..begin + columns].iter_mut().zip(product).for_each(|(y, &v)| *y = v + shift);
+        let images = x.data.chunks_exact(g.inputs * g.pixels()).zip(y.chunks_exact_mut(g.outputs * g.out_pixels()));
+        with_elements::<T, _>(&self.weight, |weight| {
+            with_optional::<T, _>(self.bias.as_ref(), |bias| match Method::of(&g, g.inputs, g.outputs) {
+                Method::Winograd => {
+                    let filters = Filters { weight, inputs: g.inputs, outputs: g.outputs, adjoint: false };
+                    images.for_each(|(x, y)| winograd::convolve(filters, bias, x, [g.height, g.width], y));
                 }
-            });
-        })?;
+                Method::Scatter => {
+                    let (g, weight) = g.exchanged(weight);
+                    images.for_each(|(x, y)| g.scatter(&weight, bias, x, y));
+                }
+                Method::Any | Method::Gather => images.for_each(|(x, y)| g.gather(weight, bias, x, y)),
+            })
+        })??;
         Ok((y, shape))
     }
 }
 
 custom_op!(Conv2d, CustomOp1, "frozen-conv2d");
 
-/// Wᵀ gy gives the gradient of every patch; patches add up where they overlap (col2im).
+/// The adjoint of the convolution.
 struct InputGradient {
     geometry: Geometry,
     weight: Tensor,
@@ -209,49 +127,55 @@ struct InputGradient {
 
 impl Kernel for InputGradient {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
-        let (g, grad) = (self.geometry, inputs[0].data);
-        let shape = Shape::from((g.batch, g.inputs, g.height, g.width));
+        let (g, grad) = (self.geometry, &inputs[0]);
+        let shape = Shape::from((grad.dims[0], g.inputs, g.height, g.width));
         let mut gx = vec![T::zero(); shape.elem_count()];
-        with_elements::<T, _>(&self.weight, |weight| {
-            let group = GRADIENT_CHANNELS.min(g.inputs);
-            let groups = g.inputs.div_ceil(group);
-            let mut planes: Vec<&mut [T]> =
-                gx.chunks_mut(g.inputs * g.pixels()).flat_map(|image| image.chunks_mut(group * g.pixels())).collect();
-            for_each_chunk(&mut planes, 1, g.work(), |i, planes| {
-                let (image, first) = (i / groups, i % groups * group);
-                let gx = &mut *planes[0];
-                let channels = gx.len() / g.pixels();
-                let taps = channels * g.kernel * g.kernel;
-                let weight =
-                    Matrix::new(&weight[first * g.kernel * g.kernel..], g.outputs, taps, g.taps()).transposed();
-                let grad = &grad[image * g.outputs * g.out_pixels()..][..g.outputs * g.out_pixels()];
-                if g.is_pointwise() {
-                    let grad = Matrix::new(grad, g.outputs, g.pixels(), g.pixels());
-                    return multiply(gx, g.pixels(), false, weight, grad);
-                }
-                let tile = g.tile(taps);
-                let mut patches = vec![T::zero(); taps * tile * g.out_width];
-                for begin in (0..g.out_height).step_by(tile) {
-                    let rows = begin..(begin + tile).min(g.out_height);
-                    let columns = rows.len() * g.out_width;
-                    let grad = Matrix::new(&grad[begin * g.out_width..], g.outputs, columns, g.out_pixels());
-                    multiply(&mut patches, columns, false, weight, grad);
-                    g.for_each_run(channels, rows, |patch, pixel, length| {
-                        let source = &patches[patch..patch + length];
-                        if g.stride == 1 {
-                            gx[pixel..pixel + length].iter_mut().zip(source).for_each(|(x, &v)| *x += v);
-                        } else {
-                            gx[pixel..].iter_mut().step_by(g.stride).zip(source).for_each(|(x, &v)| *x += v);
-                        }
-                    });
-                }
-            });
+        let images = grad.data.chunks_exact(g.outputs * g.out_pixels()).zip(gx.chunks_exact_mut(g.inputs * g.pixels()));
+        with_elements::<T, _>(&self.weight, |weight| match Method::of(&g, g.outputs, g.inputs) {
+            Method::Winograd => {
+                let filters = Filters { weight, inputs: g.outputs, outputs: g.inputs, adjoint: true };
+                images.for_each(|(grad, gx)| winograd::convolve(filters, None, grad, [g.height, g.width], gx));
+            }
+            Method::Gather => {
+                let (g, weight) = g.exchanged(weight);
+                images.for_each(|(grad, gx)| g.gather(&weight, None, grad, gx));
+            }
+            Method::Any | Method::Scatter => images.for_each(|(grad, gx)| g.scatter(weight, None, grad, gx)),
         })?;
         Ok((gx, shape))
     }
 }
 
 custom_op!(InputGradient, CustomOp1, "frozen-conv2d-input-gradient");
+
+/// How a convolution or its adjoint is computed. A function of the extents alone, so that a result is the same on any machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Winograd,
+    /// By the patches of what is read, which has far fewer channels than what is written.
+    Gather,
+    /// By the patches of what is written, which has far fewer channels than what is read.
+    Scatter,
+    /// By patches on the side of the layer's input, so that the weight serves as it is.
+    Any,
+}
+
+impl Method {
+    /// From `read` channels to `written` channels.
+    fn of(g: &Geometry, read: usize, written: usize) -> Self {
+        if !g.keeps_size() || g.kernel == 1 {
+            Self::Any
+        } else if g.kernel == 3 && winograd::pays(read, written, g.height, g.width) {
+            Self::Winograd
+        } else if 8 * read <= written {
+            Self::Gather
+        } else if 8 * written <= read {
+            Self::Scatter
+        } else {
+            Self::Any
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

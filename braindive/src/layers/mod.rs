@@ -11,10 +11,12 @@ mod kernel;
 mod linear;
 mod moments;
 mod norm;
+mod patches;
 mod pointwise;
 mod resample;
 mod simd;
 mod unit_norm;
+mod winograd;
 mod work;
 
 pub use attention::Attention;

@@ -1,0 +1,203 @@
+//! Convolution of any kernel, stride and symmetric padding as matrix products over patches: gathered before the product
+//! (im2col) or scattered after it (col2im), whichever side has fewer channels.
+
+use super::gemm::{Matrix, MatrixMut};
+use super::kernel::{Element, for_each_chunk};
+use std::ops::Range;
+
+/// Elements of the patches that are made at once, unless one row of the image has more.
+const PATCH_ELEMENTS: usize = 1 << 22;
+/// Output channels and pixels of a task that gathers.
+const GATHER_BLOCK: [usize; 2] = [64, 512];
+/// Elements of the patches of a task that scatters: about a level-2 cache of f32.
+const SCATTER_ELEMENTS: usize = 1 << 18;
+/// Rows of the patches of a task that scatters.
+const SCATTER_TAPS: usize = 288;
+
+/// The extents of a convolution of one image.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Geometry {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    pub height: usize,
+    pub width: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+}
+
+impl Geometry {
+    pub fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    pub fn out_pixels(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
+    /// Rows of the patch matrix: one per input channel and tap.
+    fn taps(&self) -> usize {
+        self.inputs * self.kernel * self.kernel
+    }
+
+    /// Of one image.
+    pub fn multiply_adds(&self) -> usize {
+        self.outputs * self.taps() * self.out_pixels()
+    }
+
+    fn work(&self) -> usize {
+        2 * self.multiply_adds()
+    }
+
+    /// The patch matrix of a 1x1 convolution is its input.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == 1 && self.keeps_size()
+    }
+
+    /// Whether the output has the size of the input, and the adjoint is a convolution with the same extents.
+    pub fn keeps_size(&self) -> bool {
+        self.stride == 1 && self.kernel == 2 * self.padding + 1
+    }
+
+    /// The convolution with inputs and outputs exchanged, and its weight: every filter turned by 180°. If the size is kept, to
+    /// gather with it is to scatter with the original, and the other way round.
+    pub fn exchanged<T: Element>(&self, weight: &[T]) -> (Self, Vec<T>) {
+        let (inputs, outputs, taps) = (self.inputs, self.outputs, self.kernel * self.kernel);
+        let mut exchanged = Vec::with_capacity(weight.len());
+        for input in 0..inputs {
+            for output in 0..outputs {
+                exchanged.extend(weight[(output * inputs + input) * taps..][..taps].iter().rev());
+            }
+        }
+        (Self { inputs: outputs, outputs: inputs, ..*self }, exchanged)
+    }
+
+    /// y = W · patches of x + bias. `weight`: [outputs, inputs, kernel, kernel], `x`: [inputs, height, width],
+    /// `y`: [outputs, out_height, out_width].
+    pub fn gather<T: Element>(&self, weight: &[T], bias: Option<&[T]>, x: &[T], y: &mut [T]) {
+        let weight = Matrix::new(weight, self.outputs, self.taps(), self.taps());
+        let y = MatrixMut::new(y, self.outputs, self.out_pixels(), self.out_pixels());
+        if self.is_pointwise() {
+            return self.multiply(weight, Matrix::new(x, self.inputs, self.pixels(), self.pixels()), bias, y);
+        }
+        let rows = (PATCH_ELEMENTS / (self.taps() * self.out_width)).max(1);
+        for (i, band) in y.blocks(self.outputs, rows * self.out_width).into_iter().enumerate() {
+            let columns = band.columns();
+            let rows = i * rows..i * rows + columns / self.out_width;
+            let mut patches = vec![T::zero(); self.taps() * columns];
+            let work = 2 * patches.len();
+            for_each_chunk(&mut patches, self.kernel * self.kernel * columns, work, |channel, patches| {
+                let plane = &x[channel * self.pixels()..][..self.pixels()];
+                self.for_each_run(rows.clone(), 0..self.height, |tap, row, first, pixel, length| {
+                    let patch = &mut patches[tap * columns + row * self.out_width + first..][..length];
+                    if self.stride == 1 {
+                        patch.copy_from_slice(&plane[pixel..pixel + length]);
+                    } else {
+                        patch.iter_mut().zip(plane[pixel..].iter().step_by(self.stride)).for_each(|(p, &v)| *p = v);
+                    }
+                });
+            });
+            self.multiply(weight, Matrix::new(&patches, self.taps(), columns, columns), bias, band);
+        }
+    }
+
+    /// W · patches + bias, in blocks of outputs and pixels.
+    fn multiply<T: Element>(
+        &self,
+        weight: Matrix<'_, T>,
+        patches: Matrix<'_, T>,
+        bias: Option<&[T]>,
+        y: MatrixMut<'_, T>,
+    ) {
+        let [outputs, pixels] = GATHER_BLOCK;
+        let across = y.columns().div_ceil(pixels);
+        let mut blocks = y.blocks(outputs, pixels);
+        for_each_chunk(&mut blocks, 1, self.work(), |i, blocks| {
+            let (output, pixel) = (i / across * outputs, i % across * pixels);
+            for y in blocks {
+                if let Some(bias) = bias {
+                    (0..y.rows()).for_each(|row| y.row(row).fill(bias[output + row]));
+                }
+                let (weight, patches) = (weight.rows_from(output, y.rows()), patches.columns_from(pixel, y.columns()));
+                y.multiply(bias.is_some(), weight, patches);
+            }
+        });
+    }
+
+    /// The adjoint of [`Self::gather`], plus a bias: Wᵀ gy gives the gradient of every patch, and patches add up where they
+    /// overlap. `grad`: [outputs, out_height, out_width], `gx`: [inputs, height, width], `bias`: [inputs].
+    pub fn scatter<T: Element>(&self, weight: &[T], bias: Option<&[T]>, grad: &[T], gx: &mut [T]) {
+        let taps_per_channel = self.kernel * self.kernel;
+        let channels = (SCATTER_TAPS / taps_per_channel).clamp(1, self.inputs);
+        // A band of an image has about as many rows of patches as of pixels, divided by the stride.
+        let rows = (SCATTER_ELEMENTS / (channels * taps_per_channel * self.out_width)).max(self.kernel) * self.stride;
+        let bands = self.height.div_ceil(rows);
+        let gx = MatrixMut::new(gx, self.inputs, self.pixels(), self.pixels());
+        let mut blocks = gx.blocks(channels, rows * self.width);
+        for_each_chunk(&mut blocks, 1, self.work(), |i, blocks| {
+            for gx in blocks {
+                let first = i / bands * channels;
+                let band = i % bands * rows..i % bands * rows + gx.columns() / self.width;
+                let weight = &weight[first * taps_per_channel..];
+                let weight = Matrix::new(weight, self.outputs, gx.rows() * taps_per_channel, self.taps()).transposed();
+                let reads = self.rows_that_read(&band);
+                let columns = reads.len() * self.out_width;
+                let grad = &grad[reads.start * self.out_width..];
+                let grad = Matrix::new(grad, self.outputs, columns, self.out_pixels());
+                if self.is_pointwise() {
+                    (0..gx.rows()).for_each(|row| gx.row(row).fill(bias.map_or(T::zero(), |bias| bias[first + row])));
+                    gx.multiply(true, weight, grad);
+                    continue;
+                }
+                let mut patches = vec![T::zero(); weight.rows * columns];
+                MatrixMut::new(&mut patches, weight.rows, columns, columns).multiply(false, weight, grad);
+                for channel in 0..gx.rows() {
+                    let patches = &patches[channel * taps_per_channel * columns..];
+                    let gx = gx.row(channel);
+                    gx.fill(bias.map_or(T::zero(), |bias| bias[first + channel]));
+                    self.for_each_run(reads.clone(), band.clone(), |tap, row, first, pixel, length| {
+                        let patch = &patches[tap * columns + row * self.out_width + first..][..length];
+                        let gx = &mut gx[pixel - band.start * self.width..];
+                        if self.stride == 1 {
+                            gx[..length].iter_mut().zip(patch).for_each(|(x, &v)| *x += v);
+                        } else {
+                            gx.iter_mut().step_by(self.stride).zip(patch).for_each(|(x, &v)| *x += v);
+                        }
+                    });
+                }
+            }
+        });
+    }
+
+    /// The rows of output pixels whose patches touch the rows `band` of the input.
+    fn rows_that_read(&self, band: &Range<usize>) -> Range<usize> {
+        let first = (band.start + self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride);
+        let end = ((band.end - 1 + self.padding) / self.stride + 1).min(self.out_height);
+        first.min(end)..end
+    }
+
+    /// For every tap of a channel and every output row in `rows`, the run of output columns that reads the image in the rows
+    /// `band`: `visit(tap, row counted from rows.start, first column, offset in the plane, length)`; the plane is read in steps
+    /// of `stride`.
+    fn for_each_run(
+        &self,
+        rows: Range<usize>,
+        band: Range<usize>,
+        mut visit: impl FnMut(usize, usize, usize, usize, usize),
+    ) {
+        for tap in 0..self.kernel * self.kernel {
+            let (ky, kx) = (tap / self.kernel, tap % self.kernel);
+            let first = self.padding.saturating_sub(kx).div_ceil(self.stride);
+            let end = (self.width + self.padding).saturating_sub(kx).div_ceil(self.stride).min(self.out_width);
+            for (i, row) in rows.clone().enumerate() {
+                let y = row * self.stride + ky;
+                if y >= self.padding && band.contains(&(y - self.padding)) && first < end {
+                    let x = first * self.stride + kx - self.padding;
+                    visit(tap, i, first, (y - self.padding) * self.width + x, end - first);
+                }
+            }
+        }
+    }
+}

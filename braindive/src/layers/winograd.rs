@@ -1,0 +1,291 @@
+//! 3×3 convolution of stride 1 and padding 1 by Winograd's minimal filtering F(2×2, 3×3): 16 products where the direct method
+//! takes 36 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1).
+//!
+//! The image is cut into tiles of 2×2 output pixels. With d the 4×4 input pixels around a tile and g a 3×3 filter,
+//! Y = Aᵀ [Σ over channels of (G g Gᵀ) ⊙ (Bᵀ d B)] A; for each of the 16 positions the sum over channels of all tiles and all
+//! outputs is a matrix product.
+
+use super::gemm::{Matrix, MatrixMut};
+use super::kernel::{Element, for_each_chunk};
+use pulp::Arch;
+use rayon::prelude::*;
+use std::array::from_fn;
+use std::ops::Range;
+
+/// Positions of a 4×4 tile.
+const POSITIONS: usize = 16;
+/// Tiles of a task, whose transformed pixels and products should stay in the caches that the task's core can reach.
+const TASK_TILES: usize = 256;
+/// Outputs of a task where the image has few tiles.
+const TASK_OUTPUTS: usize = 64;
+/// Filters that are transformed side by side.
+const LANES: usize = 16;
+
+/// The filters of a convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Filters<'a, T> {
+    /// [outputs, inputs, 3, 3]; [inputs, outputs, 3, 3] if `adjoint`.
+    pub weight: &'a [T],
+    pub inputs: usize,
+    pub outputs: usize,
+    /// The convolution that takes an output gradient to an input gradient: every filter turned by 180°.
+    pub adjoint: bool,
+}
+
+impl<T: Element> Filters<'_, T> {
+    /// G g Gᵀ of the filters of `outputs`: [outputs][position][inputs].
+    fn transform(&self, outputs: Range<usize>) -> Vec<T> {
+        let mut transformed = vec![T::zero(); outputs.len() * POSITIONS * self.inputs];
+        let work = 4 * transformed.len();
+        for_each_chunk(&mut transformed, LANES * POSITIONS * self.inputs, work, |i, chunk| {
+            Arch::new().dispatch(
+                #[inline(always)]
+                || self.transform_some(outputs.start + i * LANES, chunk),
+            );
+        });
+        transformed
+    }
+
+    #[inline(always)]
+    fn transform_some(&self, first_output: usize, transformed: &mut [T]) {
+        for first in (0..self.inputs).step_by(LANES) {
+            let lanes = LANES.min(self.inputs - first);
+            for (i, transformed) in transformed.chunks_exact_mut(POSITIONS * self.inputs).enumerate() {
+                let mut g = [[T::zero(); LANES]; 9];
+                for (lane, input) in (first..first + lanes).enumerate() {
+                    let taps = self.taps(first_output + i, input);
+                    (0..9).for_each(|tap| g[tap][lane] = taps[if self.adjoint { 8 - tap } else { tap }]);
+                }
+                let columns: [_; 3] = from_fn(|column| filter_points(from_fn(|row| g[3 * row + column])));
+                let points: [_; 4] = from_fn(|row| filter_points(from_fn(|column| columns[column][row])));
+                for (position, point) in points.as_flattened().iter().enumerate() {
+                    transformed[position * self.inputs + first..][..lanes].copy_from_slice(&point[..lanes]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn taps(&self, output: usize, input: usize) -> &[T; 9] {
+        let filter = if self.adjoint { input * self.outputs + output } else { output * self.inputs + input };
+        &self.weight.as_chunks::<9>().0[filter]
+    }
+}
+
+/// G g for the three taps of a column or row: (g₀, (g₀ + g₁ + g₂)/2, (g₀ − g₁ + g₂)/2, g₂).
+#[inline(always)]
+fn filter_points<T: Element>([g0, g1, g2]: [[T; LANES]; 3]) -> [[T; LANES]; 4] {
+    let half = T::from_f64(0.5);
+    let sum = |lane: usize| (g0[lane] + g2[lane]) * half;
+    [g0, from_fn(|i| sum(i) + g1[i] * half), from_fn(|i| sum(i) - g1[i] * half), g2]
+}
+
+/// How an image is cut into tiles.
+#[derive(Debug, Clone, Copy)]
+struct Tiling {
+    height: usize,
+    width: usize,
+}
+
+impl Tiling {
+    fn rows(&self) -> usize {
+        self.height.div_ceil(2)
+    }
+
+    fn columns(&self) -> usize {
+        self.width.div_ceil(2)
+    }
+
+    fn tiles(&self) -> usize {
+        self.rows() * self.columns()
+    }
+
+    /// From one channel to the next of an array [channel][position][tile]: a little more than its elements, so that the
+    /// channels of one position do not compete for the same lines of a cache.
+    fn stride(tiles: usize) -> usize {
+        POSITIONS * (tiles + 1)
+    }
+
+    /// Bᵀ d B of one channel's tiles in `rows` of tiles: [position][tile].
+    #[inline(always)]
+    fn transform<T: Element>(&self, plane: &[T], rows: Range<usize>, transformed: &mut [T]) {
+        let (columns, tiles) = (self.columns(), rows.len() * self.columns());
+        let mut d: [_; 4] = from_fn(|_| PixelRow::new(columns));
+        for (i, row) in rows.enumerate() {
+            for (offset, d) in d.iter_mut().enumerate() {
+                match (2 * row + offset).checked_sub(1).filter(|&y| y < self.height) {
+                    Some(y) => d.read(&plane[y * self.width..][..self.width]),
+                    None => d.clear(),
+                }
+            }
+            let [d0, d1, d2, d3] = &d;
+            let place = i * columns..(i + 1) * columns;
+            let [v0, v1, v2, v3] = quarters(&mut transformed[..POSITIONS * tiles]);
+            image_points(d0, d2, |a, b| a - b, quarters(v0).map(|v| &mut v[place.clone()]));
+            image_points(d1, d2, |a, b| a + b, quarters(v1).map(|v| &mut v[place.clone()]));
+            image_points(d2, d1, |a, b| a - b, quarters(v2).map(|v| &mut v[place.clone()]));
+            image_points(d1, d3, |a, b| a - b, quarters(v3).map(|v| &mut v[place.clone()]));
+        }
+    }
+
+    /// Aᵀ m A + bias, the output pixels of one channel's tiles in whole rows of tiles, from m: [position][tile].
+    #[inline(always)]
+    fn inverse<T: Element>(&self, m: &[T], tiles: usize, bias: T, pixels: &mut [T]) {
+        let columns = self.columns();
+        for (i, pixels) in pixels.chunks_mut(2 * self.width).enumerate() {
+            let m: [_; POSITIONS] = from_fn(|position| &m[position * tiles + i * columns..][..columns]);
+            let (upper, lower) = pixels.split_at_mut(self.width);
+            write_pixels(upper, bias, columns, |column, tile| {
+                m[column][tile] + m[4 + column][tile] + m[8 + column][tile]
+            });
+            write_pixels(lower, bias, columns, |column, tile| {
+                m[4 + column][tile] - m[8 + column][tile] - m[12 + column][tile]
+            });
+        }
+    }
+}
+
+/// One row of an image with a pixel of padding on either side, so that the four columns of a tile t are
+/// left[t], right[t], left[t + 1], right[t + 1].
+struct PixelRow<T> {
+    left: Vec<T>,
+    right: Vec<T>,
+}
+
+impl<T: Element> PixelRow<T> {
+    #[inline(always)]
+    fn new(columns: usize) -> Self {
+        Self { left: vec![T::zero(); columns + 1], right: vec![T::zero(); columns + 1] }
+    }
+
+    #[inline(always)]
+    fn clear(&mut self) {
+        self.left.fill(T::zero());
+        self.right.fill(T::zero());
+    }
+
+    /// The padding is zero and stays so.
+    #[inline(always)]
+    fn read(&mut self, row: &[T]) {
+        let (pairs, last) = row.as_chunks::<2>();
+        for (([even, odd], right), left) in pairs.iter().zip(&mut self.right).zip(&mut self.left[1..]) {
+            (*right, *left) = (*even, *odd);
+        }
+        if let [last] = last {
+            self.right[pairs.len()] = *last;
+        }
+    }
+}
+
+/// One row of Bᵀ d B for a row of tiles, where `combine(a, b)` is that row of Bᵀ d.
+#[inline(always)]
+fn image_points<T: Element>(a: &PixelRow<T>, b: &PixelRow<T>, combine: impl Fn(T, T) -> T, points: [&mut [T]; 4]) {
+    let [v0, v1, v2, v3] = points;
+    let tiles = v0.len();
+    let (v1, v2, v3) = (&mut v1[..tiles], &mut v2[..tiles], &mut v3[..tiles]);
+    let [a_left, a_right, b_left, b_right] = [&a.left, &a.right, &b.left, &b.right].map(|v| &v[..=tiles]);
+    for t in 0..tiles {
+        let d0 = combine(a_left[t], b_left[t]);
+        let d1 = combine(a_right[t], b_right[t]);
+        let d2 = combine(a_left[t + 1], b_left[t + 1]);
+        let d3 = combine(a_right[t + 1], b_right[t + 1]);
+        (v0[t], v1[t], v2[t], v3[t]) = (d0 - d2, d1 + d2, d2 - d1, d1 - d3);
+    }
+}
+
+/// A row of pixels, two from the four columns of Aᵀ m in each of `tiles` tiles; none if the row lies below the image.
+#[inline(always)]
+fn write_pixels<T: Element>(row: &mut [T], bias: T, tiles: usize, point: impl Fn(usize, usize) -> T) {
+    let (pairs, last) = row.as_chunks_mut::<2>();
+    for (tile, pair) in pairs.iter_mut().enumerate().take(tiles) {
+        let [s0, s1, s2, s3] = from_fn(|column| point(column, tile));
+        *pair = [bias + (s0 + s1 + s2), bias + (s1 - s2 - s3)];
+    }
+    if let [last] = last {
+        *last = bias + (point(0, tiles - 1) + point(1, tiles - 1) + point(2, tiles - 1));
+    }
+}
+
+#[inline(always)]
+fn quarters<T>(whole: &mut [T]) -> [&mut [T]; 4] {
+    let (upper, lower) = whole.split_at_mut(whole.len() / 2);
+    let (first, second) = upper.split_at_mut(upper.len() / 2);
+    let (third, fourth) = lower.split_at_mut(lower.len() / 2);
+    [first, second, third, fourth]
+}
+
+/// Whether this algorithm is the faster one: enough channels to pay for transforming pixels, enough tiles to pay for
+/// transforming filters.
+pub(super) fn pays(inputs: usize, outputs: usize, height: usize, width: usize) -> bool {
+    inputs.min(outputs) >= 32 && Tiling { height, width }.tiles() >= 64
+}
+
+/// Convolves the image `x` [inputs, height, width] into `y` [outputs, height, width].
+pub(super) fn convolve<T: Element>(
+    filters: Filters<'_, T>,
+    bias: Option<&[T]>,
+    x: &[T],
+    [height, width]: [usize; 2],
+    y: &mut [T],
+) {
+    let tiling = Tiling { height, width };
+    let pixels = height * width;
+    let y = MatrixMut::new(y, filters.outputs, pixels, pixels);
+    let simd = Arch::new();
+    let finish = |u: &[T], v: &[T], m: &mut Vec<T>, first_output: usize, y: &mut MatrixMut<'_, T>| {
+        let tiles = v.len() / filters.inputs / POSITIONS - 1;
+        let stride = Tiling::stride(tiles);
+        m.resize(y.rows() * stride, T::zero());
+        for position in 0..POSITIONS {
+            let u = Matrix::new(&u[position * filters.inputs..], y.rows(), filters.inputs, POSITIONS * filters.inputs);
+            let v = Matrix::new(&v[position * tiles..], filters.inputs, tiles, stride);
+            MatrixMut::new(&mut m[position * tiles..], y.rows(), tiles, stride).multiply(false, u, v);
+        }
+        simd.dispatch(
+            #[inline(always)]
+            || {
+                for (i, m) in m.chunks_exact(stride).enumerate().take(y.rows()) {
+                    let bias = bias.map_or(T::zero(), |bias| bias[first_output + i]);
+                    tiling.inverse(m, tiles, bias, y.row(i));
+                }
+            },
+        );
+    };
+    if tiling.tiles() >= 2 * TASK_TILES {
+        let u = filters.transform(0..filters.outputs);
+        let rows = (TASK_TILES / tiling.columns()).max(1);
+        let blocks = y.blocks(filters.outputs, 2 * rows * width);
+        blocks.into_par_iter().enumerate().for_each_init(
+            || (Vec::new(), Vec::new()),
+            |(v, m), (i, mut y)| {
+                let rows = i * rows..((i + 1) * rows).min(tiling.rows());
+                let stride = Tiling::stride(rows.len() * tiling.columns());
+                v.resize(filters.inputs * stride, T::zero());
+                simd.dispatch(
+                    #[inline(always)]
+                    || {
+                        for (v, plane) in v.chunks_exact_mut(stride).zip(x.chunks_exact(pixels)) {
+                            tiling.transform(plane, rows.clone(), v);
+                        }
+                    },
+                );
+                finish(&u, v, m, 0, &mut y);
+            },
+        );
+    } else {
+        let stride = Tiling::stride(tiling.tiles());
+        let mut v = vec![T::zero(); filters.inputs * stride];
+        let work = 4 * v.len();
+        for_each_chunk(&mut v, stride, work, |channel, v| {
+            simd.dispatch(
+                #[inline(always)]
+                || tiling.transform(&x[channel * pixels..][..pixels], 0..tiling.rows(), v),
+            );
+        });
+        let blocks = y.blocks(TASK_OUTPUTS, pixels);
+        blocks.into_par_iter().enumerate().for_each_init(Vec::new, |m, (i, mut y)| {
+            let outputs = i * TASK_OUTPUTS..i * TASK_OUTPUTS + y.rows();
+            finish(&filters.transform(outputs.clone()), &v, m, outputs.start, &mut y);
+        });
+    }
+}
