@@ -86,7 +86,8 @@ fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
         }
     }
     names.sort();
-    assert_eq!(names, ["categories", "gamma_sweep", "miniature", "ofa_ffa"]);
+    let published = ["categories", "early_guidance", "from_image", "gamma_sweep", "miniature", "ofa_ffa", "solvers"];
+    assert_eq!(names, published);
 }
 
 #[test]
