@@ -25,6 +25,14 @@ pub struct Counted {
 }
 
 impl Table {
+    /// Waits until `jobs` jobs are done; none may fail.
+    pub fn wait_until_done(&self, jobs: i64) {
+        crate::wait_for("every job to be done", || {
+            assert_eq!(self.number("SELECT count(*) FROM job WHERE state IN ('failed', 'cancelled')"), 0);
+            (self.number("SELECT count(*) FROM job WHERE state = 'done'") == jobs).then_some(())
+        });
+    }
+
     pub fn open(database: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         let options = SqliteConnectOptions::new().filename(database).read_only(true);
