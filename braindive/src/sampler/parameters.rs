@@ -160,3 +160,19 @@ impl Parameters {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_guided_if_its_share_of_the_schedule_lies_in_the_interval() {
+        let guided = |steps, guidance_interval| -> Vec<usize> {
+            let parameters = Parameters { steps, guidance_interval, ..Parameters::default() };
+            (0..steps).filter(|&step| parameters.is_guided(step)).collect()
+        };
+        assert_eq!(guided(10, 0.3..0.7), [3, 4, 5, 6]);
+        assert_eq!(guided(5, 0.0..0.5), [0, 1, 2]);
+        assert_eq!(guided(4, 0.0..1.0), [0, 1, 2, 3]);
+    }
+}

@@ -29,7 +29,13 @@ pub struct Solved {
     pub latents: Tensor,
 }
 
-/// Which solver. All of them walk the same timesteps.
+/// Which solver. All of them walk the timesteps of [`super::schedule::NoiseSchedule::timesteps`].
+///
+/// In diffusers' words: `DPMSolverMultistepScheduler` with `timestep_spacing="linspace"` and `final_sigmas_type`;
+/// `EulerDiscreteScheduler.set_timesteps(timesteps=...)` with these timesteps and `final_sigmas_type`, its samples being
+/// √(σ²+1) times the latents; `DDIMScheduler` with `clip_sample=False` and `set_alpha_to_one=False`, which can walk these
+/// timesteps only where their spacing 999/n is whole (n = 3, 9, 27, 37) and then ends at timestep 0, as
+/// [`FinalSigma::SigmaMin`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Method {
     #[default]

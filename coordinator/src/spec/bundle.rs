@@ -24,6 +24,8 @@ pub struct Diffusion {
     pub bundle: Bundle,
     /// Pixels per latent, along a side.
     pub vae_factor: u32,
+    /// Whether images can be turned into latents; some copies of the weights hold a decoder only.
+    pub has_vae_encoder: bool,
 }
 
 /// A CLIP model.
@@ -70,7 +72,10 @@ pub fn diffusion(folder: &Path, place: Place, diagnostics: &mut Diagnostics) -> 
     look.need("unet/config.json");
     look.weights("unet", Names::DIFFUSERS, &["time_embedding.linear_1.weight"]);
     let vae: Option<Vae> = look.json("vae/config.json");
-    look.weights("vae", Names::DIFFUSERS, &["post_quant_conv.weight"]);
+    let autoencoder = look.weights("vae", Names::DIFFUSERS, &["post_quant_conv.weight"]);
+    let has_vae_encoder = autoencoder.is_some_and(|checkpoint| {
+        ["encoder.conv_in.weight", "quant_conv.weight"].iter().all(|name| checkpoint.tensors().contains_key(*name))
+    });
     // Every block of the VAE but the last halves the resolution.
     let halvings = vae.map(|vae| vae.block_out_channels.len().saturating_sub(1) as u32);
     let vae_factor = halvings.and_then(|halvings| 2_u32.checked_pow(halvings));
@@ -78,7 +83,7 @@ pub fn diffusion(folder: &Path, place: Place, diagnostics: &mut Diagnostics) -> 
         look.damaged.push("vae/config.json has too many blocks".to_owned());
     }
     let bundle = look.tell(place, diagnostics)?;
-    Some(Diffusion { bundle, vae_factor: vae_factor? })
+    Some(Diffusion { bundle, vae_factor: vae_factor?, has_vae_encoder })
 }
 
 /// Looks at a folder with an image tower, as OpenCLIP, timm or `transformers` publish it.

@@ -54,6 +54,7 @@ pub fn resolve(
             .note("a head is fitted to one subject: put {subject} into its path");
     }
     check_sizes(draft, folders.diffusion.values().flatten(), diagnostics);
+    start::check_encoders(draft, folders.diffusion.values().flatten(), diagnostics);
 
     let mut objectives = Vec::new();
     for (name, models) in &subjects {

@@ -1,5 +1,6 @@
 //! The images that samples start from.
 
+use super::bundle::Diffusion;
 use super::diagnose::Diagnostics;
 use super::draft::Draft;
 use super::fields::Located;
@@ -31,6 +32,25 @@ pub fn open(
         }
     }
     images
+}
+
+/// An image needs the encoder of the diffusion model's VAE to become latents.
+pub fn check_encoders<'a>(
+    draft: &Draft,
+    models: impl Iterator<Item = &'a Arc<Diffusion>>,
+    diagnostics: &mut Diagnostics,
+) {
+    let image = draft.all_settings().find(|setting| matches!(setting.value, Setting::InitImage(_)));
+    let Some(place) = image.map(|setting| setting.place) else { return };
+    for model in models.filter(|model| !model.has_vae_encoder) {
+        diagnostics
+            .missing(place, "the diffusion model cannot start from an image: its VAE has no encoder")
+            .note(format!(
+                "expected `encoder.conv_in.weight` and `quant_conv.weight` in {}",
+                model.bundle.folder.join("vae").display()
+            ))
+            .note("take the published weights, which hold encoder and decoder");
+    }
 }
 
 /// The cells that start from `image` must make images of its size.

@@ -3,6 +3,7 @@
 use super::{Copy, findings, head, miniature, read, repository};
 use coordinator::spec::diagnose::Severity;
 use coordinator::spec::files::Digests;
+use coordinator::spec::summary::Summary;
 use coordinator::spec::{self, Loaded, volume};
 use proptest::prelude::*;
 use protocol::job::{Condition, Preset, SampleCondition, VoxelSet};
@@ -452,7 +453,15 @@ fn an_image_to_start_from_that_is_missing_damaged_or_of_another_size_is_told() {
         assert!(found[0].message.contains(expected), "{}", findings(&loaded));
         assert_eq!(found[0].severity, severity);
     }
-    assert_eq!(read("square.png", "size: 32").plan.unwrap().conditions.len(), 2);
+    let sound = read("square.png", "size: 32");
+    assert_eq!(sound.plan.as_ref().unwrap().conditions.len(), 2);
+    let seconds = |loaded: &Loaded| Summary::of(loaded.draft.as_ref().unwrap()).assumed_seconds_per_image;
+    assert_eq!(seconds(&sound), 0.75 * seconds(&super::read(&miniature(FACE))), "half and all of the steps are run");
+
+    let vae = "sd/vae/diffusion_pytorch_model.safetensors";
+    copy.replace(vae, super::safetensors(&[("decoder.conv_in.weight", "F32", &[1], vec![0; 4])]));
+    let no_encoder = findings(&read("square.png", "size: 32"));
+    assert!(no_encoder.contains("cannot start from an image: its VAE has no encoder"), "{no_encoder}");
 }
 
 #[test]
