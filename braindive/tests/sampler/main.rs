@@ -5,6 +5,7 @@ mod batches;
 mod case;
 mod double_precision;
 mod free_run;
+mod half_precision;
 mod refusals;
 mod request;
 mod teacher_forced;
