@@ -45,7 +45,8 @@ impl Tracked {
         Ok(Self::record(value, [self], [], move |[], grad| Ok([Some(grad.to_dtype(before)?)])))
     }
 
-    /// x + shift, with a constant tensor that has the shape of x, or 1 in place of some of its first and last dimensions.
+    /// x + shift, with a constant tensor that has the shape of x, but may lack some of its first dimensions or have 1 in place of
+    /// some of its first and last.
     ///
     /// # Errors
     /// It has another shape.
