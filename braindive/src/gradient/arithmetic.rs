@@ -1,7 +1,7 @@
 //! Sums and rearrangements of tracked values: what stands between the layers of a network.
 
 use super::Tracked;
-use crate::layers::transpose;
+use crate::layers::{add, transpose};
 use candle_core::{DType, Result, Tensor};
 
 impl Tracked {
@@ -10,7 +10,7 @@ impl Tracked {
     /// # Errors
     /// The shapes differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        let sum = (self.value() + other.value())?;
+        let sum = add(self.value(), other.value())?;
         Ok(Self::record(sum, [self, other], [], |[], grad| Ok([Some(grad.clone()), Some(grad.clone())])))
     }
 
@@ -45,12 +45,13 @@ impl Tracked {
         Ok(Self::record(value, [self], [], move |[], grad| Ok([Some(grad.to_dtype(before)?)])))
     }
 
-    /// x + shift, with a constant tensor that broadcasts to the shape of x.
+    /// x + shift, with a constant tensor that has the shape of x, but may lack some of its first dimensions or have 1 in place of
+    /// some of its first and last.
     ///
     /// # Errors
-    /// It does not.
+    /// It has another shape.
     pub fn broadcast_add(&self, shift: &Tensor) -> Result<Self> {
-        let value = self.value().broadcast_add(shift)?;
+        let value = add(self.value(), shift)?;
         Ok(Self::record(value, [self], [], |[], grad| Ok([Some(grad.clone())])))
     }
 

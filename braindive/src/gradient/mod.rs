@@ -7,6 +7,7 @@
 
 mod arithmetic;
 
+use crate::layers::add;
 use candle_core::{Result, Tensor, TensorId, bail};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -220,7 +221,7 @@ pub fn gradients(output: Tracked, cotangent: Tensor) -> Result<Gradients> {
         for (parent, gradient) in origin.parents.iter().zip(by_parent) {
             let (Some(parent), Some(gradient)) = (parent, gradient) else { continue };
             let gradient = match waiting.remove(&parent.order) {
-                Some((_, before)) => (before + gradient)?,
+                Some((_, before)) => add(&before, &gradient)?,
                 None => gradient,
             };
             waiting.insert(parent.order, (parent.clone(), gradient));

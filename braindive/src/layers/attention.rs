@@ -451,7 +451,7 @@ impl CustomOp2 for Probabilities {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gradient_check::{assert_close, assert_gradient, random};
+    use super::super::gradient_check::{assert_close, assert_gradient, gradient, random};
     use super::*;
     use candle_core::D;
 
@@ -490,6 +490,33 @@ mod tests {
             assert_gradient(&v, |v| attention.forward(&Tracked::from(&q), &Tracked::from(&k), v));
             assert_gradient(&k, |k| attention.forward(k, k, k));
         }
+    }
+
+    #[test]
+    fn many_keys_and_queries_are_worked_through_in_tiles_and_parts() {
+        let (q, k, v) = (random(&[2, 150, 4], 1), random(&[2, 1100, 4], 2), random(&[2, 1100, 4], 3));
+        // Logits that grow along the keys, so that each tile of keys has the largest so far; the first tile is hidden from some.
+        let rising: Vec<f64> = (0..150 * 1100)
+            .map(|i| if i / 1100 % 2 == 0 && i % 1100 < 600 { f64::NEG_INFINITY } else { (i % 1100) as f64 / 50.0 })
+            .collect();
+        let rising = Tensor::from_vec(rising, (150, 1100), q.device()).unwrap();
+        let attention = Attention::new(2).with_mask(&rising).unwrap();
+        let (y, _) = composed(2, &q, &k, &v, Some(&rising));
+        let [cq, ck, cv] = [&q, &k, &v].map(Tracked::from);
+        assert_close(attention.forward(&cq, &ck, &cv).unwrap().value(), &y, 1e-13);
+        assert_gradient(&q, |q| attention.forward(q, &ck, &cv));
+        assert_gradient(&k, |k| attention.forward(&cq, k, &cv));
+        assert_gradient(&v, |v| attention.forward(&cq, &ck, v));
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_number_of_threads() {
+        let x = random(&[1, 500, 64], 1).to_dtype(candle_core::DType::F32).unwrap();
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| gradient(&x, &|x| Attention::new(1).forward(x, x, x)).0)
+        };
+        assert_close(&run(1), &run(3), 0.0);
     }
 
     #[test]

@@ -254,3 +254,52 @@ macro_rules! custom_op {
     };
 }
 pub(crate) use custom_op;
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, random};
+    use super::super::{Activation, Attention, Linear, geglu, resize_bilinear, upsample_nearest_2x};
+    use crate::gradient::Tracked;
+    use candle_core::{DType, Result, Tensor};
+
+    fn half(x: &Tensor) -> Tensor {
+        x.to_dtype(DType::F16).unwrap()
+    }
+
+    /// `layer` on f16 gives what it gives on the same numbers in f32, rounded to f16; so does its gradient, to `tolerance`.
+    fn assert_rounds_once(x: &[usize], tolerance: f64, layer: impl Fn(&Tracked, DType) -> Result<Tracked>) {
+        let halves = half(&(random(x, 1) * 3.0).unwrap());
+        let wide = halves.to_dtype(DType::F32).unwrap();
+        let (y16, y32) = (layer(&Tracked::from(&halves), DType::F16), layer(&Tracked::from(&wide), DType::F32));
+        let (y16, y32) = (y16.unwrap().into_value(), y32.unwrap().into_value());
+        assert_eq!(y16.dtype(), DType::F16);
+        assert_close(&y16, &half(&y32), 0.0);
+        let cotangent = half(&random(y16.dims(), 2));
+        let gradient = |x: &Tensor, dtype| {
+            let input = Tracked::input(x.clone());
+            let output = layer(&input, dtype).unwrap();
+            let mut found = crate::gradient::gradients(output, cotangent.to_dtype(dtype).unwrap()).unwrap();
+            found.reach(&input).unwrap()
+        };
+        let (g16, g32) = (gradient(&halves, DType::F16), gradient(&wide, DType::F32));
+        assert_eq!(g16.dtype(), DType::F16);
+        assert_close(&g16, &half(&g32), tolerance);
+    }
+
+    #[test]
+    fn half_precision_is_computed_in_f32_and_rounded_once() {
+        let weight = half(&random(&[5, 12], 3));
+        let linear = |dtype| Linear::new(&weight.to_dtype(dtype).unwrap(), None).unwrap();
+        assert_rounds_once(&[2, 7, 12], 0.0, |x, dtype| linear(dtype).forward(x));
+        assert_rounds_once(&[2, 7, 12], 0.0, |x, _| geglu(x));
+        assert_rounds_once(&[2, 70_000], 0.0, |x, _| Activation::Gelu.forward(x));
+        assert_rounds_once(&[1, 3, 8, 8], 0.0, |x, _| upsample_nearest_2x(x));
+        assert_rounds_once(&[1, 3, 8, 8], 0.0, |x, _| resize_bilinear(x, 5, 5));
+        let other = half(&random(&[2, 9, 12], 4));
+        // The gradient of attention reads its output, which was rounded.
+        assert_rounds_once(&[2, 7, 12], 2e-3, |x, dtype| {
+            let keys = Tracked::from(other.to_dtype(dtype)?);
+            Attention::new(3).forward(x, &keys, &keys)
+        });
+    }
+}
