@@ -1,14 +1,14 @@
 //! Convolution of any kernel, stride and symmetric padding as matrix products over patches: gathered before the product
 //! (im2col) or scattered after it (col2im), whichever side has fewer channels.
 
-use super::gemm::{Matrix, MatrixMut};
+use super::gemm::{Bias, Matrix, MatrixMut, multiply_in_blocks};
 use super::kernel::{Element, for_each_chunk};
 use std::ops::Range;
 
 /// Elements of the patches that are made at once, unless one row of the image has more.
 const PATCH_ELEMENTS: usize = 1 << 22;
 /// Output channels and pixels of a task that gathers.
-const GATHER_BLOCK: [usize; 2] = [64, 512];
+const GATHER_BLOCK: [usize; 2] = [128, 256];
 /// Elements of the patches of a task that scatters: about a level-2 cache of f32.
 const SCATTER_ELEMENTS: usize = 1 << 18;
 /// Rows of the patches of a task that scatters.
@@ -73,9 +73,11 @@ impl Geometry {
     /// `y`: [outputs, out_height, out_width].
     pub fn gather<T: Element>(&self, weight: &[T], bias: Option<&[T]>, x: &[T], y: &mut [T]) {
         let weight = Matrix::new(weight, self.outputs, self.taps(), self.taps());
+        let bias = Bias::of_rows(bias);
         let y = MatrixMut::new(y, self.outputs, self.out_pixels(), self.out_pixels());
         if self.is_pointwise() {
-            return self.multiply(weight, Matrix::new(x, self.inputs, self.pixels(), self.pixels()), bias, y);
+            let pixels = Matrix::new(x, self.inputs, self.pixels(), self.pixels());
+            return multiply_in_blocks(y, GATHER_BLOCK, bias, weight, pixels);
         }
         let rows = (PATCH_ELEMENTS / (self.taps() * self.out_width)).max(1);
         for (i, band) in y.blocks(self.outputs, rows * self.out_width).into_iter().enumerate() {
@@ -94,31 +96,9 @@ impl Geometry {
                     }
                 });
             });
-            self.multiply(weight, Matrix::new(&patches, self.taps(), columns, columns), bias, band);
+            let patches = Matrix::new(&patches, self.taps(), columns, columns);
+            multiply_in_blocks(band, GATHER_BLOCK, bias, weight, patches);
         }
-    }
-
-    /// W · patches + bias, in blocks of outputs and pixels.
-    fn multiply<T: Element>(
-        &self,
-        weight: Matrix<'_, T>,
-        patches: Matrix<'_, T>,
-        bias: Option<&[T]>,
-        y: MatrixMut<'_, T>,
-    ) {
-        let [outputs, pixels] = GATHER_BLOCK;
-        let across = y.columns().div_ceil(pixels);
-        let mut blocks = y.blocks(outputs, pixels);
-        for_each_chunk(&mut blocks, 1, self.work(), |i, blocks| {
-            let (output, pixel) = (i / across * outputs, i % across * pixels);
-            for y in blocks {
-                if let Some(bias) = bias {
-                    (0..y.rows()).for_each(|row| y.row(row).fill(bias[output + row]));
-                }
-                let (weight, patches) = (weight.rows_from(output, y.rows()), patches.columns_from(pixel, y.columns()));
-                y.multiply(bias.is_some(), weight, patches);
-            }
-        });
     }
 
     /// The adjoint of [`Self::gather`], plus a bias: Wᵀ gy gives the gradient of every patch, and patches add up where they

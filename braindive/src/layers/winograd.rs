@@ -5,7 +5,7 @@
 //! Y = Aᵀ [Σ over channels of (G g Gᵀ) ⊙ (Bᵀ d B)] A; for each of the 16 positions the sum over channels of all tiles and all
 //! outputs is a matrix product.
 
-use super::gemm::{Matrix, MatrixMut};
+use super::gemm::{Matrix, MatrixMut, multiply};
 use super::kernel::{Element, for_each_chunk};
 use pulp::Arch;
 use rayon::prelude::*;
@@ -18,8 +18,6 @@ const POSITIONS: usize = 16;
 const TASK_TILES: usize = 256;
 /// Outputs of a task where the image has few tiles.
 const TASK_OUTPUTS: usize = 64;
-/// Filters that are transformed side by side.
-const LANES: usize = 16;
 
 /// The filters of a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -32,52 +30,42 @@ pub(super) struct Filters<'a, T> {
     pub adjoint: bool,
 }
 
+/// G: from the three taps of a filter's row or column to its values at the four points.
+const G: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+
 impl<T: Element> Filters<'_, T> {
-    /// G g Gᵀ of the filters of `outputs`: [outputs][position][inputs].
+    /// G g Gᵀ of the filters of `outputs`, ordered as the weight is: [outputs or inputs][position][inputs or outputs]. It is
+    /// linear in the nine taps: a product with a matrix [position, tap] of powers of two.
     fn transform(&self, outputs: Range<usize>) -> Vec<T> {
-        let mut transformed = vec![T::zero(); outputs.len() * POSITIONS * self.inputs];
-        let work = 4 * transformed.len();
-        for_each_chunk(&mut transformed, LANES * POSITIONS * self.inputs, work, |i, chunk| {
-            Arch::new().dispatch(
-                #[inline(always)]
-                || self.transform_some(outputs.start + i * LANES, chunk),
-            );
+        let transform: Vec<T> = (0..POSITIONS * 9)
+            .map(|i| (i / 9, if self.adjoint { 8 - i % 9 } else { i % 9 }))
+            .map(|(position, tap)| T::from_f64(G[position / 4][tap / 3] * G[position % 4][tap % 3]))
+            .collect();
+        let transform = Matrix::new(&transform, POSITIONS, 9, 9);
+        let (first, outer, inner, next) = match self.adjoint {
+            false => (outputs.start * self.inputs, outputs.len(), self.inputs, self.inputs),
+            true => (outputs.start, self.inputs, outputs.len(), self.outputs),
+        };
+        let mut transformed = vec![T::zero(); outer * padded(inner)];
+        let work = 2 * 9 * transformed.len();
+        for_each_chunk(&mut transformed, padded(inner), work, |i, transformed| {
+            let filters = Matrix::new(&self.weight[(first + i * next) * 9..], inner, 9, 9);
+            multiply(transformed, inner, false, transform, filters.transposed());
         });
         transformed
     }
 
-    #[inline(always)]
-    fn transform_some(&self, first_output: usize, transformed: &mut [T]) {
-        for first in (0..self.inputs).step_by(LANES) {
-            let lanes = LANES.min(self.inputs - first);
-            for (i, transformed) in transformed.chunks_exact_mut(POSITIONS * self.inputs).enumerate() {
-                let mut g = [[T::zero(); LANES]; 9];
-                for (lane, input) in (first..first + lanes).enumerate() {
-                    let taps = self.taps(first_output + i, input);
-                    (0..9).for_each(|tap| g[tap][lane] = taps[if self.adjoint { 8 - tap } else { tap }]);
-                }
-                let columns: [_; 3] = from_fn(|column| filter_points(from_fn(|row| g[3 * row + column])));
-                let points: [_; 4] = from_fn(|row| filter_points(from_fn(|column| columns[column][row])));
-                for (position, point) in points.as_flattened().iter().enumerate() {
-                    transformed[position * self.inputs + first..][..lanes].copy_from_slice(&point[..lanes]);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn taps(&self, output: usize, input: usize) -> &[T; 9] {
-        let filter = if self.adjoint { input * self.outputs + output } else { output * self.inputs + input };
-        &self.weight.as_chunks::<9>().0[filter]
+    /// The values at `position` of what [`Self::transform`] gave for that many `outputs`: [outputs, inputs].
+    fn at_position<'t>(&self, transformed: &'t [T], position: usize, outputs: usize) -> Matrix<'t, T> {
+        let matrix = |outer, inner| Matrix::new(&transformed[position * inner..], outer, inner, padded(inner));
+        if self.adjoint { matrix(self.inputs, outputs).transposed() } else { matrix(outputs, self.inputs) }
     }
 }
 
-/// G g for the three taps of a column or row: (g₀, (g₀ + g₁ + g₂)/2, (g₀ − g₁ + g₂)/2, g₂).
-#[inline(always)]
-fn filter_points<T: Element>([g0, g1, g2]: [[T; LANES]; 3]) -> [[T; LANES]; 4] {
-    let half = T::from_f64(0.5);
-    let sum = |lane: usize| (g0[lane] + g2[lane]) * half;
-    [g0, from_fn(|i| sum(i) + g1[i] * half), from_fn(|i| sum(i) - g1[i] * half), g2]
+/// From one item to the next of an array [item][position][n]: a little more than its elements, so that the items at one position
+/// do not compete for the same lines of a cache.
+fn padded(n: usize) -> usize {
+    POSITIONS * (n + 1)
 }
 
 /// How an image is cut into tiles.
@@ -98,12 +86,6 @@ impl Tiling {
 
     fn tiles(&self) -> usize {
         self.rows() * self.columns()
-    }
-
-    /// From one channel to the next of an array [channel][position][tile]: a little more than its elements, so that the
-    /// channels of one position do not compete for the same lines of a cache.
-    fn stride(tiles: usize) -> usize {
-        POSITIONS * (tiles + 1)
     }
 
     /// Bᵀ d B of one channel's tiles in `rows` of tiles: [position][tile].
@@ -234,10 +216,10 @@ pub(super) fn convolve<T: Element>(
     let simd = Arch::new();
     let finish = |u: &[T], v: &[T], m: &mut Vec<T>, first_output: usize, y: &mut MatrixMut<'_, T>| {
         let tiles = v.len() / filters.inputs / POSITIONS - 1;
-        let stride = Tiling::stride(tiles);
+        let stride = padded(tiles);
         m.resize(y.rows() * stride, T::zero());
         for position in 0..POSITIONS {
-            let u = Matrix::new(&u[position * filters.inputs..], y.rows(), filters.inputs, POSITIONS * filters.inputs);
+            let u = filters.at_position(u, position, y.rows());
             let v = Matrix::new(&v[position * tiles..], filters.inputs, tiles, stride);
             MatrixMut::new(&mut m[position * tiles..], y.rows(), tiles, stride).multiply(false, u, v);
         }
@@ -259,7 +241,7 @@ pub(super) fn convolve<T: Element>(
             || (Vec::new(), Vec::new()),
             |(v, m), (i, mut y)| {
                 let rows = i * rows..((i + 1) * rows).min(tiling.rows());
-                let stride = Tiling::stride(rows.len() * tiling.columns());
+                let stride = padded(rows.len() * tiling.columns());
                 v.resize(filters.inputs * stride, T::zero());
                 simd.dispatch(
                     #[inline(always)]
@@ -273,7 +255,7 @@ pub(super) fn convolve<T: Element>(
             },
         );
     } else {
-        let stride = Tiling::stride(tiling.tiles());
+        let stride = padded(tiling.tiles());
         let mut v = vec![T::zero(); filters.inputs * stride];
         let work = 4 * v.len();
         for_each_chunk(&mut v, stride, work, |channel, v| {
