@@ -14,10 +14,13 @@ use std::ops::Range;
 
 /// Positions of a 4×4 tile.
 const POSITIONS: usize = 16;
-/// Tiles of a task, whose transformed pixels and products should stay in the caches that the task's core can reach.
-const TASK_TILES: usize = 256;
-/// Outputs of a task where the image has few tiles.
-const TASK_OUTPUTS: usize = 64;
+/// Tiles of a task where the image has many: enough for a fast product, few enough for a core's caches.
+const TASK_TILES: usize = 128;
+/// Outputs of a task where the image has few tiles. It divides the UNet's 320, 640 and 1280 channels evenly.
+const TASK_OUTPUTS: usize = 160;
+/// From so many tiles on, an image is divided by tiles, and its tasks share the transformed filters; below, it is divided by
+/// outputs, and its tasks share the transformed pixels.
+const MANY_TILES: usize = 512;
 
 /// The filters of a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -233,7 +236,7 @@ pub(super) fn convolve<T: Element>(
             },
         );
     };
-    if tiling.tiles() >= 2 * TASK_TILES {
+    if tiling.tiles() >= MANY_TILES {
         let u = filters.transform(0..filters.outputs);
         let rows = (TASK_TILES / tiling.columns()).max(1);
         let blocks = y.blocks(filters.outputs, 2 * rows * width);
@@ -269,5 +272,81 @@ pub(super) fn convolve<T: Element>(
             let outputs = i * TASK_OUTPUTS..i * TASK_OUTPUTS + y.rows();
             finish(&filters.transform(outputs.clone()), &v, m, outputs.start, &mut y);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, difference, random};
+    use super::super::patches::Geometry;
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    fn values<T: Element>(tensor: &Tensor) -> Vec<T> {
+        tensor.to_dtype(T::DTYPE).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// `weight`: as [`Filters::weight`]; `x`: [1, inputs, height, width].
+    fn convolved<T: Element>(weight: &Tensor, adjoint: bool, bias: Option<&Tensor>, x: &Tensor) -> Tensor {
+        let (first, second, _, _) = weight.dims4().unwrap();
+        let (outputs, inputs) = if adjoint { (second, first) } else { (first, second) };
+        let (_, _, height, width) = x.dims4().unwrap();
+        let weight = values::<T>(weight);
+        let bias = bias.map(values::<T>);
+        let mut y = vec![T::from_f64(f64::NAN); outputs * height * width];
+        let filters = Filters { weight: &weight, inputs, outputs, adjoint };
+        convolve(filters, bias.as_deref(), &values::<T>(x), [height, width], &mut y);
+        Tensor::from_vec(y, (1, outputs, height, width), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn equals_candles_convolution_and_its_adjoint_at_odd_sizes_with_few_and_with_many_tiles() {
+        // (inputs, outputs, height, width)
+        let cases = [
+            (1, 1, 1, 1),
+            (3, 2, 2, 5),
+            (5, 4, 7, 1),
+            (7, 161, 9, 6),
+            (6, 5, 47, 45),
+            (2, 3, 3, 1025),
+            (2, 3, 46, 512),
+        ];
+        for (inputs, outputs, height, width) in cases {
+            let weight = random(&[outputs, inputs, 3, 3], 1);
+            let (bias, x) = (random(&[outputs], 2), random(&[1, inputs, height, width], 3));
+            let expected = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
+            let biased = expected.broadcast_add(&bias.reshape((1, outputs, 1, 1)).unwrap()).unwrap();
+            assert_close(&convolved::<f64>(&weight, false, Some(&bias), &x), &biased, 1e-12);
+            assert_close(&convolved::<f64>(&weight, false, None, &x), &expected, 1e-12);
+            let turned = weight.flip(&[2, 3]).unwrap().transpose(0, 1).unwrap().contiguous().unwrap();
+            assert_close(&convolved::<f64>(&turned, true, None, &x), &expected, 1e-12);
+        }
+    }
+
+    #[test]
+    fn rounding_in_f32_is_not_worse_than_twice_that_of_the_direct_method() {
+        let (channels, side) = (512, 16);
+        let weight = random(&[channels, channels, 3, 3], 1);
+        let x = random(&[1, channels, side, side], 2);
+        let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap().to_dtype(DType::F64).unwrap();
+        let expected = convolved::<f64>(&rounded(&weight), false, None, &rounded(&x));
+        let (inputs, outputs, height, width, out_height, out_width) = (channels, channels, side, side, side, side);
+        let g = Geometry { inputs, outputs, kernel: 3, stride: 1, padding: 1, height, width, out_height, out_width };
+        let mut direct = vec![0f32; channels * side * side];
+        g.gather(&values::<f32>(&weight), None, &values::<f32>(&x), &mut direct);
+        let direct = Tensor::from_vec(direct, expected.dims(), &Device::Cpu).unwrap();
+        let error = |y: &Tensor| {
+            let squares = (y.to_dtype(DType::F64).unwrap() - &expected).unwrap().sqr().unwrap();
+            squares.mean_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+        };
+        let winograd = convolved::<f32>(&weight, false, None, &x);
+        let scale = expected.sqr().unwrap().mean_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
+        println!("relative to {scale}: Winograd {:e}, direct {:e}", error(&winograd) / scale, error(&direct) / scale);
+        println!(
+            "largest: Winograd {:e}, direct {:e}",
+            difference(&winograd, &expected),
+            difference(&direct, &expected)
+        );
+        assert!(error(&winograd) <= 2.0 * error(&direct), "{:e} against {:e}", error(&winograd), error(&direct));
     }
 }
