@@ -1,66 +1,32 @@
 //! Killed and frozen processes: every job is done exactly once, with the result of an undisturbed run.
 
 use end_to_end::table::Table;
-use end_to_end::{Campaign, repository, wait_for};
+use end_to_end::{Campaign, wait_for};
 use rustix::process::Signal;
-use std::path::Path;
 
 /// Two regions, guided, a handful of seeds, few steps: seconds on two cores.
 fn experiment(seeds: u32, steps: u32) -> String {
-    let bundle = repository().join("miniature/bundle");
-    let bundle = bundle.display();
-    format!(
-        "name: recovery\ndescription: a small grid\nkind: sample\n\
-         models:\n  diffusion: {bundle}/sd\n  backbone: {bundle}/clip\n  encoder: {bundle}/encoder\n  probe: {bundle}/coca\n\
-         grid:\n  subject: sim01\n  region: [face, text]\n  seed: {{ start: 0, count: {seeds} }}\n\
+    let sections = format!(
+        "grid:\n  subject: sim01\n  region: [face, text]\n  seed: {{ start: 0, count: {seeds} }}\n\
          sampling: {{ preset: default, steps: {steps}, gamma: 14, size: 32 }}\n"
-    )
-}
-
-fn submit(campaign: &Campaign, text: &str) {
-    let file = campaign.write("experiment.yaml", text);
-    let output = campaign.run(&["submit", file.to_str().expect("a readable path")]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn wait_until_done(table: &Table, jobs: i64) {
-    wait_for("every job to be done", || {
-        assert_eq!(table.number("SELECT count(*) FROM job WHERE state IN ('failed', 'cancelled')"), 0);
-        (table.number("SELECT count(*) FROM job WHERE state = 'done'") == jobs).then_some(())
-    });
-}
-
-fn images(store: &Path) -> Vec<Vec<u8>> {
-    let mut images = Vec::new();
-    let mut folders = vec![store.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("the store can be read") {
-            let path = entry.expect("the store can be listed").path();
-            if path.is_dir() {
-                folders.push(path)
-            } else {
-                images.push(std::fs::read(path).expect("an image can be read"))
-            }
-        }
-    }
-    images.sort();
-    images
+    );
+    end_to_end::experiment("recovery", &end_to_end::miniature(), &sections)
 }
 
 /// What one worker computes when nothing goes wrong.
 fn undisturbed(text: &str, jobs: i64) -> (Vec<end_to_end::table::Counted>, Vec<Vec<u8>>) {
     let campaign = Campaign::new();
-    submit(&campaign, text);
+    campaign.submit(text);
     let mut coordinator = campaign.serve(&[]);
     let mut worker = campaign.worker("calm");
     let table = Table::open(&campaign.database());
-    wait_until_done(&table, jobs);
+    table.wait_until_done(jobs);
     worker.terminate();
     assert_eq!(worker.wait(), 0, "{}", worker.log());
     coordinator.terminate();
     assert_eq!(coordinator.wait(), 0, "{}", coordinator.log());
     assert!(!campaign.endpoint().exists(), "a clean stop removes the endpoint file");
-    (table.counted(), images(&campaign.store))
+    (table.counted(), campaign.images())
 }
 
 #[test]
@@ -70,7 +36,7 @@ fn a_worker_killed_while_sampling_changes_nothing_but_the_time() {
     let (expected, expected_images) = undisturbed(&text, jobs);
 
     let campaign = Campaign::new();
-    submit(&campaign, &text);
+    campaign.submit(&text);
     let _coordinator = campaign.serve(&["--lease-ms", "1500", "--heartbeat-ms", "50"]);
     let mut victim = campaign.worker("victim");
     let table = Table::open(&campaign.database());
@@ -80,19 +46,19 @@ fn a_worker_killed_while_sampling_changes_nothing_but_the_time() {
     });
     let _other = campaign.worker("other");
     victim.kill();
-    wait_until_done(&table, jobs);
+    table.wait_until_done(jobs);
 
     table.assert_sound();
     assert_eq!(table.number("SELECT count(*) FROM attempt WHERE class = 'lost'"), 1, "one attempt was lost");
     assert_eq!(table.number("SELECT count(*) FROM attempt"), jobs + 1, "and only that job was tried again");
     assert_eq!(table.counted(), expected);
-    assert_eq!(images(&campaign.store), expected_images, "byte for byte");
+    assert_eq!(campaign.images(), expected_images, "byte for byte");
 }
 
 #[test]
 fn a_frozen_worker_that_comes_back_late_is_superseded() {
     let campaign = Campaign::new();
-    submit(&campaign, &experiment(1, 40));
+    campaign.submit(&experiment(1, 40));
     let _coordinator = campaign.serve(&["--lease-ms", "1000", "--heartbeat-ms", "200"]);
     let frozen = campaign.worker("frozen");
     let table = Table::open(&campaign.database());
@@ -101,7 +67,7 @@ fn a_frozen_worker_that_comes_back_late_is_superseded() {
     });
     frozen.signal(Signal::STOP);
     let _other = campaign.worker("other");
-    wait_until_done(&table, 2);
+    table.wait_until_done(2);
     frozen.signal(Signal::CONT);
     // It learns from its next heartbeat that the job is not its own any more, or delivers late; either way nothing changes.
     wait_for("the thawed worker to notice", || {
@@ -116,7 +82,7 @@ fn a_frozen_worker_that_comes_back_late_is_superseded() {
 fn a_coordinator_killed_with_nine_loses_nothing() {
     let text = experiment(3, 12);
     let campaign = Campaign::new();
-    submit(&campaign, &text);
+    campaign.submit(&text);
     let mut coordinator = campaign.serve(&[]);
     let address = campaign.url().trim_start_matches("http://").to_owned();
     let mut worker = campaign.worker("patient");
@@ -127,7 +93,7 @@ fn a_coordinator_killed_with_nine_loses_nothing() {
     assert!(worker.is_running(), "the worker survives");
 
     let _coordinator = campaign.serve_on(&address, &[]);
-    wait_until_done(&table, 6);
+    table.wait_until_done(6);
     assert!(done >= 1);
     table.assert_sound();
     assert_eq!(table.number("SELECT count(*) FROM attempt WHERE outcome = 'done'"), 6);
@@ -138,7 +104,7 @@ fn a_coordinator_killed_with_nine_loses_nothing() {
 #[test]
 fn a_worker_follows_its_coordinator_to_another_port() {
     let campaign = Campaign::new();
-    submit(&campaign, &experiment(3, 12));
+    campaign.submit(&experiment(3, 12));
     let mut coordinator = campaign.serve(&[]);
     let first = campaign.url();
     let mut worker = campaign.worker("follower");
@@ -147,7 +113,7 @@ fn a_worker_follows_its_coordinator_to_another_port() {
     coordinator.kill();
     let _coordinator = campaign.serve(&[]);
     assert_ne!(campaign.url(), first);
-    wait_until_done(&table, 6);
+    table.wait_until_done(6);
     table.assert_sound();
     assert_eq!(table.number("SELECT count(*) FROM worker"), 1, "nobody had to register again");
     assert_eq!(table.number("SELECT count(*) FROM attempt"), 6, "nothing was computed twice");
@@ -158,7 +124,7 @@ fn a_worker_follows_its_coordinator_to_another_port() {
 #[test]
 fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     let campaign = Campaign::new();
-    submit(&campaign, &experiment(1, 60));
+    campaign.submit(&experiment(1, 60));
     let mut coordinator = campaign.serve(&["--heartbeat-ms", "200"]);
     let address = campaign.url().trim_start_matches("http://").to_owned();
     let mut stranger = campaign.worker("stranger");
@@ -173,7 +139,7 @@ fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
         let _ = std::fs::remove_file(campaign.path(&format!("campaign.db{suffix}")));
     }
 
-    submit(&campaign, &experiment(1, 80));
+    campaign.submit(&experiment(1, 80));
     let _coordinator = campaign.serve_on(&address, &["--heartbeat-ms", "200"]);
     let native = campaign.worker("native");
     let table = Table::open(&campaign.database());
@@ -186,7 +152,7 @@ fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     assert!(stranger.log().contains("does not know this worker"), "{}", stranger.log());
     assert_eq!(table.number("SELECT count(*) FROM result"), 0, "its result is for a job of another database");
     native.signal(Signal::CONT);
-    wait_until_done(&table, 2);
+    table.wait_until_done(2);
     table.assert_sound();
     assert_eq!(table.number("SELECT count(*) FROM attempt"), 2);
 }

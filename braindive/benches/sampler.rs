@@ -6,10 +6,10 @@
 
 use braindive::encoder::{Encoder, Objective, Term, encode};
 use braindive::gradient::{Keep, Tracked, gradients};
-use braindive::sampler::noise::starting_latents;
+use braindive::sampler::noise::{NoiseLayout, starting_latents};
 use braindive::sampler::sag::self_attention_guidance;
-use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
-use braindive::sampler::{Diffusion, Item, Memory, Parameters, predict};
+use braindive::sampler::schedule::NoiseLevel;
+use braindive::sampler::{Diffusion, Item, Parameters, predict};
 use braindive::{DType, Device};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -68,13 +68,12 @@ fn main() {
     let objective = Objective { terms: vec![Term::mean(region, voxels.clone())] };
     let target = objective.target(&encoder.head).unwrap();
     let [_, _, height, width] = diffusion.latent_shape(SIZE, SIZE).unwrap();
-    let parameters =
-        Parameters { steps: STEPS, sag_scale: SAG_SCALE, final_sigma: FinalSigma::Zero, memory: Memory::default() };
+    let parameters = Parameters { steps: STEPS, sag_scale: SAG_SCALE, ..Parameters::default() };
     let item = Item {
         target: target.clone(),
         gamma: GAMMA,
         prompt_embeds: text.prompt_embeds("").unwrap(),
-        initial_latents: starting_latents(0, height, width, device).unwrap(),
+        initial_latents: starting_latents(NoiseLayout::TorchCuda, 0, height, width, device).unwrap(),
     };
     let (latents, prompt) = (&item.initial_latents, &item.prompt_embeds);
     let timestep = diffusion.schedule.timesteps(STEPS).unwrap()[STEPS / 2];

@@ -15,14 +15,8 @@ pub enum Error {
     #[error("writing {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 
-    #[error(
-        "{} is truncated: it has {found} bytes and its header promises {expected}; copy or download it again",
-        path.display()
-    )]
-    Truncated { path: PathBuf, found: u64, expected: u64 },
-
-    #[error("{} is not a safetensors file: {source}", path.display())]
-    NotSafetensors { path: PathBuf, source: safetensors::SafeTensorError },
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
 
     #[error("{} has no tensor `{key}`{}", path.display(), nearest.as_ref().map(|name| format!("; the nearest name is `{name}`")).unwrap_or_default())]
     MissingTensor { path: PathBuf, key: String, nearest: Option<String> },
@@ -51,8 +45,20 @@ pub enum Error {
     #[error("region `{region}` names voxel {voxel}, but the head predicts voxels 0 to {last}")]
     NoSuchVoxel { region: String, voxel: usize, last: usize },
 
+    #[error("region `{region}` lists voxel {voxel} twice; list every voxel once")]
+    RepeatedVoxel { region: String, voxel: usize },
+
+    #[error("the head {} has no {kind} `{name}`; it has {}", head.display(), if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    NoSuchRegion { head: PathBuf, kind: &'static str, name: String, known: Vec<String> },
+
     #[error("{what} is {found}, expected {expected}")]
     Parameter { what: &'static str, found: String, expected: String },
+
+    #[error(
+        "guiding {images} image(s) at a time takes {needed} bytes of memory even if the networks keep as little as they can; {limit} are allowed. \
+         Raise the memory limit, make smaller images, or put fewer into a batch"
+    )]
+    OutOfMemory { needed: u64, limit: u64, images: usize },
 
     #[error("{what} holds NaN or infinity after step {step}")]
     NonFinite { step: usize, what: &'static str },
@@ -85,6 +91,8 @@ pub enum ErrorKind {
     BadInput,
     /// Reading or writing failed for a reason outside the files' contents.
     Io,
+    /// More memory than allowed.
+    OutOfMemory,
     /// NaN or infinity.
     NonFinite,
     /// The observer asked for it.
@@ -98,8 +106,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Io,
+            Self::Checkpoint(checkpoint::Error { problem: checkpoint::Problem::Read(source), .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                ErrorKind::Io
+            }
             Self::Write { .. } => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
+            Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } => ErrorKind::Stopped,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,

@@ -15,3 +15,8 @@ pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};
 pub use error::{Error, ErrorKind, Result};
+
+/// How many threads the layers use on the CPU; `RAYON_NUM_THREADS` sets it.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}

@@ -6,10 +6,15 @@ use braindive::models::clip_text::ClipText;
 use braindive::models::coca::Coca;
 use braindive::models::text::TextEncoder;
 use braindive::models::tokenizer::{Dialect, Tokenizer};
-use braindive::probe::{Probe, PromptClass, paper_classes};
+use braindive::probe::{Probe, PromptClass};
 use candle_core::{DType, Device, Tensor, safetensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+fn paper_classes() -> Vec<PromptClass> {
+    let classes = protocol::probe::paper().into_iter();
+    classes.map(|class| PromptClass { name: class.name, prompts: class.prompts }).collect()
+}
 
 /// A bundle with the inputs and outputs of the reference.
 struct Golden {

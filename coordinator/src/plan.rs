@@ -4,7 +4,8 @@ use crate::spec::draft::Draft;
 use crate::spec::resolve::Cell;
 use crate::spec::sampling;
 use protocol::ids::{Digest, Seed};
-use protocol::job::{Condition, Models, Objective, ProbeClass, SampleCondition, Sampling, VoxelSet};
+use protocol::job::{Condition, Models, Objective, SampleCondition, Sampling, Start, VoxelSet};
+use protocol::probe::ProbeClass;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -58,8 +59,13 @@ pub fn expand(draft: &Draft, cells: &[Cell]) -> Vec<PlannedCondition> {
     let mut conditions = Vec::with_capacity(cells.len() * points.len());
     for cell in cells {
         for point in &points {
-            let settings = draft.settings.iter().map(|setting| &setting.value);
-            let sampling = sampling::resolve(settings.chain(point.iter().map(|(_, setting)| *setting)));
+            let settings = draft.settings_at(point);
+            let start =
+                sampling::start(settings.clone()).and_then(|(name, strength)| Some((cell.images.get(name)?, strength)));
+            let sampling = Sampling {
+                start: start.map(|(image, strength)| Start { image: image.sha256.clone(), strength }),
+                ..sampling::resolve(settings)
+            };
             let condition = SampleCondition {
                 subject: cell.subject.clone(),
                 region: cell.region.clone(),
@@ -68,12 +74,13 @@ pub fn expand(draft: &Draft, cells: &[Cell]) -> Vec<PlannedCondition> {
                 sampling,
                 probes: draft.probes.clone(),
                 prefers: cell.prefers.clone(),
+                init_image: start.map(|(image, _)| image.path.clone()),
             };
             conditions.push(PlannedCondition {
                 key: key(&condition),
                 subject: cell.subject.clone(),
                 region: cell.region.clone(),
-                axes: point.iter().map(|(name, setting)| ((*name).to_owned(), setting.to_json())).collect(),
+                axes: point.iter().map(|setting| (setting.value.name().to_owned(), setting.value.to_json())).collect(),
                 spec: Condition::Sample(Box::new(condition)),
             });
         }
@@ -131,7 +138,7 @@ pub fn key(condition: &SampleCondition) -> Digest {
         };
         objective.terms.iter().map(|term| DecidesTerm { weight: term.weight, voxels: voxels(&term.voxels) }).collect()
     }
-    let SampleCondition { subject, region, models, objective, sampling, probes, prefers: _ } = condition;
+    let SampleCondition { subject, region, models, objective, sampling, probes, prefers: _, init_image: _ } = condition;
     let decides = Decides {
         kind: "sample",
         subject,

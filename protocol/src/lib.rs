@@ -10,4 +10,5 @@ pub mod heartbeat;
 pub mod ids;
 pub mod job;
 pub mod outcome;
+pub mod probe;
 pub mod version;

@@ -32,7 +32,7 @@ pub struct SampleResult {
     pub seconds: PhaseSeconds,
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// What the job asked for that the recipe of the paper does not have, in words; empty for the exact recipe.
+    /// What the run did otherwise than the recipe of the paper, in words; empty for the exact recipe.
     pub deviations: Vec<String>,
     pub software: String,
 }

@@ -175,11 +175,41 @@ impl Campaign {
 
     /// Starts a worker.
     pub fn worker(&self, name: &str) -> Process {
+        self.worker_with(name, &[])
+    }
+
+    /// Starts a worker with more flags.
+    pub fn worker_with(&self, name: &str, flags: &[&str]) -> Process {
         let number = self.workers.get();
         self.workers.set(number + 1);
         let mut command = Command::new(binary("worker"));
-        command.arg("--endpoint").arg(self.endpoint()).args(["--device", "cpu", "--name", name]);
+        command.arg("--endpoint").arg(self.endpoint()).args(["--device", "cpu", "--name", name]).args(flags);
         Process::start(&mut command, self.path(&format!("worker-{number}.log")))
+    }
+
+    /// Submits an experiment's text.
+    pub fn submit(&self, text: &str) {
+        let file = self.write("experiment.yaml", text);
+        let output = self.run(&["submit", file.to_str().expect("a readable path")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Every stored image, sorted.
+    pub fn images(&self) -> Vec<Vec<u8>> {
+        let mut images = Vec::new();
+        let mut folders = vec![self.store.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the store can be read") {
+                let path = entry.expect("the store can be listed").path();
+                if path.is_dir() {
+                    folders.push(path)
+                } else {
+                    images.push(std::fs::read(path).expect("an image can be read"))
+                }
+            }
+        }
+        images.sort();
+        images
     }
 
     /// Runs a command of the coordinator on this database to its end.

@@ -1,6 +1,7 @@
 //! Looking into the job table from outside, read-only, as a suspicious user would.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A read-only view of the database file.
@@ -24,6 +25,14 @@ pub struct Counted {
 }
 
 impl Table {
+    /// Waits until `jobs` jobs are done; none may fail.
+    pub fn wait_until_done(&self, jobs: i64) {
+        crate::wait_for("every job to be done", || {
+            assert_eq!(self.number("SELECT count(*) FROM job WHERE state IN ('failed', 'cancelled')"), 0);
+            (self.number("SELECT count(*) FROM job WHERE state = 'done'") == jobs).then_some(())
+        });
+    }
+
     pub fn open(database: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         let options = SqliteConnectOptions::new().filename(database).read_only(true);
@@ -45,6 +54,15 @@ impl Table {
                      FROM result r JOIN job j ON j.id = r.job_id JOIN condition c ON c.id = j.condition_id
                      WHERE r.counted = 1 ORDER BY c.subject, c.region, c.axes, j.seed";
         self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs")
+    }
+
+    /// The counted results as they were delivered, by region; the last of each.
+    pub fn bodies(&self) -> BTreeMap<String, serde_json::Value> {
+        let query = "SELECT c.region, r.body FROM result r JOIN job j ON j.id = r.job_id
+                     JOIN condition c ON c.id = j.condition_id WHERE r.counted = 1 ORDER BY j.id";
+        let rows: Vec<(String, String)> =
+            self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs");
+        rows.into_iter().map(|(region, body)| (region, serde_json::from_str(&body).expect("a body is JSON"))).collect()
     }
 
     /// Asserts what must hold of every database at every moment.

@@ -1,6 +1,8 @@
 //! The command line of `worker`.
 
 use crate::agent::{self, Identity, Signals};
+use crate::bench;
+use crate::bytes::Bytes;
 use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
@@ -31,6 +33,8 @@ struct Cli {
 enum Command {
     /// Sample one image as a request file says; needs no coordinator
     Sample(Sample),
+    /// Measure what a guided step and its parts cost on a device
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -44,9 +48,15 @@ struct Work {
     /// Device to compute on: cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     device: DeviceName,
-    /// Jobs to run at a time
+    /// Batches to run at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     slots: u32,
+    /// Jobs to compute together in one batch; they may have other seeds, regions, subjects and gammas
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    batch: u32,
+    /// Keep within this much memory by computing blocks again, for example 12GiB [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    memory_limit: Option<Bytes>,
     /// Name shown to people [default: HOST/DEVICE]
     #[arg(long)]
     name: Option<String>,
@@ -67,6 +77,46 @@ struct Sample {
     device: DeviceName,
 }
 
+#[derive(Debug, Args)]
+struct Bench {
+    /// Networks to measure; Stable Diffusion 2.1-base comes with OpenCLIP's ViT-B/16
+    #[arg(long, value_name = "NAME", value_parser = ["sd21-base"], requires = "random_weights", required_unless_present = "diffusion")]
+    model: Option<String>,
+    /// Make weights up instead of reading them: time and memory do not depend on them
+    #[arg(long)]
+    random_weights: bool,
+    /// Folder of Stable Diffusion in the layout of diffusers, instead of --model
+    #[arg(long, value_name = "DIR", requires = "backbone", conflicts_with = "model")]
+    diffusion: Option<PathBuf>,
+    /// Folder of the encoder's image tower, with --diffusion
+    #[arg(long, value_name = "DIR", requires = "diffusion")]
+    backbone: Option<PathBuf>,
+    /// Side of the image, pixels
+    #[arg(long, default_value_t = 512)]
+    size: usize,
+    /// How often each part is run; the median counts
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Images at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: u32,
+    /// Compute UNet and decoder in half precision, as the paper ran
+    #[arg(long)]
+    half: bool,
+    /// Keep within this much memory by computing blocks again, for example 12GiB
+    #[arg(long, value_name = "BYTES")]
+    memory_limit: Option<Bytes>,
+    /// Measure only these parts
+    #[arg(long, value_name = "PART", num_args = 1.., value_delimiter = ',', value_parser = bench::PARTS)]
+    parts: Vec<String>,
+    /// Device to compute on: cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -79,6 +129,7 @@ pub fn main() -> ExitCode {
         .init();
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
+        Some(Command::Bench(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {
@@ -113,8 +164,10 @@ impl Work {
             device: device_text.clone(),
             device_name: self.device.hardware(),
             slots: self.slots,
+            batch: self.batch,
         };
-        let runner: Arc<dyn Runner> = Arc::new(DeviceRunner::new(device, device_text));
+        let runner: Arc<dyn Runner> =
+            Arc::new(DeviceRunner::new(device, device_text, self.memory_limit.map(Bytes::count)));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -135,5 +188,30 @@ impl Sample {
         let device = self.device.open()?;
         let request = request::Request::read(&self.request)?;
         by_hand::run(&request, &device, &self.device.to_string(), &self.out, self.trace)
+    }
+}
+
+impl Bench {
+    fn run(self) -> anyhow::Result<()> {
+        let device = self.device.open()?;
+        let plan = bench::Plan {
+            model: match (self.diffusion, self.backbone) {
+                (Some(diffusion), Some(backbone)) => bench::Model::Folders { diffusion, backbone },
+                _ => bench::Model::Sd21Base,
+            },
+            size: self.size,
+            steps: self.steps,
+            batch: self.batch as usize,
+            half: self.half,
+            memory_limit: self.memory_limit.map(Bytes::count),
+            parts: self.parts,
+        };
+        let report = plan.run(&device, &self.device.to_string(), self.device.hardware())?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            print!("{}", report.table());
+        }
+        Ok(())
     }
 }

@@ -5,9 +5,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+mod bench;
+mod bytes;
 mod chain;
 pub mod cli;
 pub mod client;
+pub mod control;
 pub mod device;
 pub mod endpoint;
 pub mod tasks;

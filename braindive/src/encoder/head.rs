@@ -28,36 +28,49 @@ pub struct Head {
 struct HeadConfig {
     image_size: Option<usize>,
     rois: BTreeMap<String, Vec<usize>>,
+    clusters: BTreeMap<String, Vec<usize>>,
 }
 
 impl Head {
-    /// Reads `head.safetensors` (weight [N, K], bias [N], perhaps voxel_ijk [N, 3]) and `config.json` beside it. `path` is
-    /// the file or its folder.
+    /// Reads a head and `config.json` beside it, which may be missing. `path` is the file or its folder: `head.safetensors` (weight
+    /// [N, K], bias [N], perhaps voxel_ijk [N, 3]), or a checkpoint of BrainDiVE's trainer; see [`checkpoint::Head`].
     ///
     /// # Errors
-    /// A file or tensor is missing or malformed, a region lists a voxel that the head lacks, or the head was fitted on
-    /// features that are not normalised.
+    /// A file or tensor is missing or malformed, a checkpoint holds several subjects and nothing says which, a region lists a
+    /// voxel that the head lacks, or the head was fitted on features that are not normalised.
     pub fn load(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
-        let path = path.as_ref();
-        let path = if path.is_dir() { path.join("head.safetensors") } else { path.to_owned() };
-        let weights = Weights::open(&path, dtype, device)?;
-        let weight = weights.read("weight")?;
-        let &[voxels, _] = weight.dims() else {
-            let (key, found) = ("weight".to_owned(), weight.dims().to_vec());
-            return Err(Error::WrongShape { path, key, found, expected: vec![0, 0] });
-        };
-        let bias = weights.get(&[voxels], "bias")?;
+        let opened = checkpoint::Head::open(path.as_ref())?;
+        let path = opened.checkpoint.path().to_owned();
+        let weights = Weights::from_checkpoint(opened.checkpoint, dtype, device);
+        let weight = weights.get(&[opened.voxels, opened.features], &opened.weight)?;
+        let bias = weights.get(&[opened.voxels], &opened.bias)?;
         let config_path = path.with_file_name("config.json");
-        let config = match config_path.exists() {
+        let mut config: HeadConfig = match config_path.exists() {
             true => read_config(&config_path, &json!({ "normalize": true }))?,
             false => HeadConfig::default(),
         };
-        for (region, rows) in &config.rois {
-            check_voxels(region, rows, voxels)?;
+        for (region, rows) in config.rois.iter_mut().chain(&mut config.clusters) {
+            check_voxels(region, rows, opened.voxels)?;
+            // A region is a set: a voxel that is listed twice counts once.
+            rows.sort_unstable();
+            rows.dedup();
         }
-        let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, voxels)).transpose()?;
+        let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, opened.voxels)).transpose()?;
+        Ok(Self { config, voxel_ijk, ..Self::new(path, weight, bias)? })
+    }
+
+    /// Reads `weight` [voxels, features] and `bias` [voxels] in `weights`; a head without regions or places.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn from_weights(voxels: usize, features: usize, weights: &Weights) -> Result<Self> {
+        let (weight, bias) = (weights.get(&[voxels, features], "weight")?, weights.get(&[voxels], "bias")?);
+        Self::new(weights.path().to_owned(), weight, bias)
+    }
+
+    fn new(path: PathBuf, weight: Tensor, bias: Tensor) -> Result<Self> {
         let linear = Linear::new(&weight, Some(&bias))?;
-        Ok(Self { path, weight, bias, linear, config, voxel_ijk })
+        Ok(Self { path, weight, bias, linear, config: HeadConfig::default(), voxel_ijk: None })
     }
 
     /// Predicted activation of every voxel. `features`: [batch, K], unit norm; returns [batch, N].
@@ -78,9 +91,14 @@ impl Head {
         self.weight.dims()[1]
     }
 
-    /// Named regions and their row numbers in the head.
+    /// Named regions and their row numbers in the head: ascending, each once.
     pub fn rois(&self) -> &BTreeMap<String, Vec<usize>> {
         &self.config.rois
+    }
+
+    /// Named clusters of voxels, as [`Head::rois`].
+    pub fn clusters(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.config.clusters
     }
 
     /// Where in the subject's functional volume each voxel lies, if the head says so.

@@ -46,24 +46,31 @@ pub fn encode(backbone: &VisionTransformer, image: &Tracked) -> candle_core::Res
 }
 
 impl Encoder {
-    /// Reads the OpenCLIP model in `backbone`, and `head`, a folder or its `head.safetensors`.
+    /// Reads the image tower in the folder `backbone`, and `head`, a file or its folder; see [`VisionTransformer::load`] and
+    /// [`Head::load`].
     ///
     /// # Errors
     /// A file or tensor is missing or malformed, or the head was fitted on another backbone.
     pub fn load(backbone: impl AsRef<Path>, head: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
         let folder = backbone.as_ref();
         let backbone = Arc::new(VisionTransformer::load(folder, dtype, device)?);
-        let head = Head::load(head, dtype, device)?;
-        let model = &backbone.config.model_cfg;
-        if head.features() != model.embed_dim {
+        Self::new(backbone, folder, Head::load(head, dtype, device)?)
+    }
+
+    /// A head on a backbone that other heads may share; `folder` is where the backbone came from.
+    ///
+    /// # Errors
+    /// The head was fitted on another backbone.
+    pub fn new(backbone: Arc<VisionTransformer>, folder: &Path, head: Head) -> Result<Self> {
+        let (features, size) = (backbone.config.features, backbone.config.image_size);
+        if head.features() != features {
             return Err(Error::HeadMismatch {
                 head: head.path().to_owned(),
-                backbone: folder.join("open_clip_config.json"),
+                backbone: folder.to_owned(),
                 found: head.features(),
-                expected: model.embed_dim,
+                expected: features,
             });
         }
-        let size = model.vision_cfg.image_size;
         match head.image_size() {
             Some(found) if found != size => Err(Error::Unsupported {
                 path: head.path().with_file_name("config.json"),

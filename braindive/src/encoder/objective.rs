@@ -17,7 +17,7 @@ pub struct Term {
     pub region: String,
     /// Positive to maximise, negative to suppress.
     pub weight: f64,
-    /// Row numbers of the head.
+    /// Row numbers of the head, each at most once.
     pub voxels: Vec<usize>,
     /// What the sum is divided by: the number of voxels for their mean. Larger where the region's mask also holds voxels
     /// that the head does not predict and the mean is taken over the whole mask, as the authors' code does.
@@ -56,7 +56,7 @@ impl Objective {
     /// because the head is linear.
     ///
     /// # Errors
-    /// A region is empty or names a voxel that the head lacks; a denominator is smaller than the number of voxels; a
+    /// A region is empty, lists a voxel twice or names one that the head lacks; a denominator is smaller than the number of voxels; a
     /// weight is not finite.
     pub fn target(&self, head: &Head) -> Result<Target> {
         if self.terms.is_empty() {
@@ -69,6 +69,9 @@ impl Objective {
         let (mut direction, mut offset) = (vec![0f64; features], 0.0);
         for term in &self.terms {
             check_voxels(&term.region, &term.voxels, voxels)?;
+            if let Some(voxel) = repeated(&term.voxels) {
+                return Err(Error::RepeatedVoxel { region: term.region.clone(), voxel });
+            }
             if term.denominator < term.voxels.len() {
                 let expected = format!("at least the {} voxels of region {}", term.voxels.len(), term.region);
                 let found = term.denominator.to_string();
@@ -89,6 +92,13 @@ impl Objective {
     }
 }
 
+/// The smallest number that is listed more than once.
+fn repeated(voxels: &[usize]) -> Option<usize> {
+    let mut sorted = voxels.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
 /// An objective collapsed to one direction and one scalar: whatever the region and the subject, so that one batch can mix them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
@@ -98,6 +108,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// `direction`: K elements; `offset`: the value at features of zero.
+    pub fn new(direction: Vec<f64>, offset: f64) -> Self {
+        Self { direction, offset }
+    }
+
     /// The objective's value for an image's `features`, K elements of unit norm; z-scored beta units.
     pub fn activation(&self, features: &[f64]) -> f64 {
         self.direction.iter().zip(features).map(|(d, f)| d * f).sum::<f64>() + self.offset
@@ -149,5 +164,15 @@ mod tests {
         let error = |voxels| Objective { terms: vec![Term::mean("mTL-faces", voxels)] }.target(&head).unwrap_err();
         assert!(matches!(error(vec![]), Error::EmptyRegion { region } if region == "mTL-faces"));
         assert!(matches!(error(vec![0, 3]), Error::NoSuchVoxel { voxel: 3, last: 2, .. }));
+        assert!(matches!(error(vec![2, 0, 2]), Error::RepeatedVoxel { voxel: 2, .. }));
+    }
+
+    #[test]
+    fn a_named_region_or_cluster_that_lists_a_voxel_twice_counts_it_once() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), r#"{"rois": {"a": [2, 0, 2]}, "clusters": {"b": [1, 1]}}"#)
+            .unwrap();
+        let head = head(&folder);
+        assert_eq!((&head.rois()["a"][..], &head.clusters()["b"][..]), (&[0, 2][..], &[1][..]));
     }
 }

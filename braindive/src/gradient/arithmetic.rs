@@ -1,6 +1,7 @@
 //! Sums and rearrangements of tracked values: what stands between the layers of a network.
 
 use super::Tracked;
+use crate::layers::transpose;
 use candle_core::{DType, Result, Tensor};
 
 impl Tracked {
@@ -108,12 +109,12 @@ impl Tracked {
 }
 
 fn tokens_of(map: &Tensor) -> Result<Tensor> {
-    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
+    transpose(&map.flatten_from(2)?)
 }
 
 fn map_of(tokens: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (batch, _, channels) = tokens.dims3()?;
-    tokens.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))
+    transpose(tokens)?.reshape((batch, channels, height, width))
 }
 
 #[cfg(test)]

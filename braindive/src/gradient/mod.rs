@@ -126,6 +126,15 @@ impl Tracked {
 
     /// Bytes of the tensors that a gradient from here would need, each counted once; those of inputs included, of weights not.
     pub fn kept_bytes(&self) -> usize {
+        self.kept().values().sum()
+    }
+
+    /// Bytes of the largest tensor in [`Tracked::kept_bytes`].
+    pub fn largest_kept_bytes(&self) -> usize {
+        self.kept().values().copied().max().unwrap_or(0)
+    }
+
+    fn kept(&self) -> HashMap<TensorId, usize> {
         let mut waiting: Vec<&Arc<Origin>> = self.origin.iter().collect();
         let (mut seen, mut tensors) = (std::collections::HashSet::new(), HashMap::new());
         while let Some(origin) = waiting.pop() {
@@ -134,7 +143,7 @@ impl Tracked {
                 waiting.extend(origin.parents.iter().flatten());
             }
         }
-        tensors.values().sum()
+        tensors
     }
 }
 

@@ -1,12 +1,27 @@
 //! Multi-head scaled dot-product attention (Vaswani et al. 2017, eq. 1). The backward pass recomputes the probabilities.
 
 use super::gemm::{Matrix, multiply};
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, run, with_optional};
+use super::kernel::{
+    Element, Input, Kernel, Kernels, custom_op, for_each_chunk, map_tasks, run, run_all, with_optional,
+};
+use super::moments::sum_of_products;
+use super::simd::vectorised;
+use super::transpose::transposed;
+use super::work;
 use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-/// Queries per task: bounds the memory of the probabilities.
+/// Queries per task.
 const QUERIES: usize = 128;
+/// Keys per tile: a tile of logits, with its keys and values, stays in a level-2 cache.
+const KEYS: usize = 512;
+/// Queries per block of a backward pass, which keeps a block's probabilities of all keys.
+const GRADIENT_QUERIES: usize = 64;
+/// A backward pass with fewer heads than this shares the queries of a head among several tasks, whose gradients of keys and
+/// values are added up in order.
+const GRADIENT_TASKS: usize = 8;
+/// Partial results of a row, so that its reduction vectorises.
+const LANES: usize = 32;
 
 /// Attention of `heads` heads that lie side by side in the last dimension.
 #[derive(Debug, Clone)]
@@ -37,6 +52,7 @@ impl Attention {
     pub fn forward(&self, q: &Tracked, k: &Tracked, v: &Tracked) -> Result<Tracked> {
         let [kept_q, kept_k, kept_v] = [q, k, v].map(|x| x.value().contiguous());
         let (kept_q, kept_k, kept_v) = (kept_q?, kept_k?, kept_v?);
+        work::count(self.geometry(kept_q.dims(), kept_k.dims())?.multiply_adds());
         let y = kept_q.apply_op3_no_bwd(&kept_k, &kept_v, self)?;
         let attention = self.clone();
         let kept = [&kept_q, &kept_k, &kept_v, &y.clone()];
@@ -60,11 +76,10 @@ impl Attention {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        let (queries, keys) = (q.dim(1)?, k.dim(1)?);
-        let tensors = Tensor::cat(&[q, y, &grad.contiguous()?, k, v], 1)?.contiguous()?;
-        let gradients = tensors.apply_op1_no_bwd(&InputGradient { attention: self.clone(), queries, keys })?;
-        let part = |start, length| Ok::<_, candle_core::Error>(Some(gradients.narrow(1, start, length)?.contiguous()?));
-        Ok([part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?])
+        // Logits again, and the gradients of probabilities, queries, keys, values: five products where forward has two.
+        work::count(5 * self.geometry(q.dims(), k.dims())?.multiply_adds() / 2);
+        let mut gradients = run_all(&InputGradients(self), &[q, k, v, y, &grad.contiguous()?])?.into_iter();
+        Ok(std::array::from_fn(|_| gradients.next()))
     }
 
     fn geometry(&self, q: &[usize], k: &[usize]) -> Result<Geometry> {
@@ -125,31 +140,155 @@ impl Geometry {
         Matrix::new(&data[start..], rows, self.size, self.width)
     }
 
+    /// The transposes of a head's keys or values from `first`, [size, n], in the transposed tensor [batch, width, keys].
+    fn head_transposed<'a, T>(&self, data: &'a [T], queries: Queries, first: usize, n: usize) -> Matrix<'a, T> {
+        let start = (queries.batch * self.width + queries.head * self.size) * self.keys + first;
+        Matrix::new(&data[start..], self.size, n, self.keys)
+    }
+
+    /// Of a forward pass.
+    fn multiply_adds(&self) -> usize {
+        2 * self.batch * self.queries * self.keys * self.width
+    }
+
     fn work(&self) -> usize {
-        4 * self.batch * self.queries * self.keys * self.width
+        2 * self.multiply_adds()
+    }
+
+    /// 1/√d, the scale of the logits.
+    fn scale<T: Element>(&self) -> T {
+        T::from_f64(1.0 / (self.size as f64).sqrt())
+    }
+
+    /// Writes the logits of `queries` and the keys from `first_key` into `tile` [rows, keys of the tile], and returns the scale that
+    /// they still lack: with a mask none, else 1/√d. `k`: the transposed keys [batch, width, keys].
+    fn logits<T: Element>(
+        &self,
+        tile: &mut [T],
+        q: &[T],
+        k: &[T],
+        mask: Option<&[T]>,
+        at: Queries,
+        first_key: usize,
+    ) -> T {
+        let keys = tile.len() / at.rows;
+        let queries = self.head(q, self.queries, at.batch, at.head, at.first, at.rows);
+        multiply(tile, keys, false, queries, self.head_transposed(k, at, first_key, keys));
+        let Some(mask) = mask else { return self.scale() };
+        for (i, row) in tile.chunks_exact_mut(keys).enumerate() {
+            let start = at.batch * self.mask_stride + (at.first + i) * self.keys + first_key;
+            scale_and_add(row, self.scale(), &mask[start..start + keys]);
+        }
+        T::one()
     }
 
     /// Writes the probabilities softmax(q kᵀ/√d + mask) of `queries` into `output` [rows, keys].
     fn softmax<T: Element>(&self, output: &mut [T], q: &[T], k: &[T], mask: Option<&[T]>, queries: Queries) {
-        let Queries { batch, head, first, rows } = queries;
-        let queries = self.head(q, self.queries, batch, head, first, rows);
-        let keys = self.head(k, self.keys, batch, head, 0, self.keys);
-        multiply(output, self.keys, false, queries, keys.transposed());
-        let scale = T::from_f64(1.0 / (self.size as f64).sqrt());
-        for (i, row) in output.chunks_exact_mut(self.keys).enumerate() {
-            row.iter_mut().for_each(|logit| *logit *= scale);
-            if let Some(mask) = mask {
-                let mask = &mask[batch * self.mask_stride + (first + i) * self.keys..];
-                row.iter_mut().zip(mask).for_each(|(logit, &mask)| *logit += mask);
+        let scale = self.logits(output, q, k, mask, queries, 0);
+        for row in output.chunks_exact_mut(self.keys) {
+            let shift = largest(row);
+            let total = exponentiate(row, shift, scale);
+            scale_by(row, T::one() / total);
+        }
+    }
+
+    /// Writes softmax(q kᵀ/√d + mask) v of `queries` into `y`, whose rows lie `width` apart, one tile of keys after the other:
+    /// sums so far are scaled down whenever a larger logit appears (Milakov & Gimelshein 2018, algorithm 3).
+    fn attend<T: Element>(&self, y: &mut [T], inputs: [&[T]; 3], mask: Option<&[T]>, queries: Queries, tile: &mut [T]) {
+        let ([q, k, v], rows) = (inputs, queries.rows);
+        let mut sums = vec![(lowest(), T::zero()); rows];
+        for first in (0..self.keys).step_by(KEYS) {
+            let keys = KEYS.min(self.keys - first);
+            let tile = &mut tile[..rows * keys];
+            let scale = self.logits(tile, q, k, mask, queries, first);
+            for (i, ((known, total), row)) in sums.iter_mut().zip(tile.chunks_exact_mut(keys)).enumerate() {
+                let found = largest(row);
+                if found > *known {
+                    let correction = ((*known - found) * scale).exp();
+                    *known = found;
+                    *total *= correction;
+                    if first > 0 {
+                        scale_by(&mut y[i * self.width..][..self.size], correction);
+                    }
+                }
+                *total += exponentiate(row, *known, scale);
             }
-            let largest = row.iter().fold(row[0], |a, &b| if b > a { b } else { a });
-            let mut total = T::zero();
-            for p in row.iter_mut() {
-                *p = (*p - largest).exp();
-                total += *p;
+            let values = self.head(v, self.keys, queries.batch, queries.head, first, keys);
+            multiply(y, self.width, first > 0, Matrix::new(tile, rows, keys, keys), values);
+        }
+        for (i, (_, total)) in sums.into_iter().enumerate() {
+            scale_by(&mut y[i * self.width..][..self.size], T::one() / total);
+        }
+    }
+}
+
+/// A finite number below every logit.
+#[inline(always)]
+fn lowest<T: Element>() -> T {
+    T::from_f64(f64::from(f32::MIN))
+}
+
+vectorised! {
+    /// The largest of some logits; finite even if −∞ hides them all, since they are shifted by it.
+    fn largest<T: Element>(logits: &[T]) -> T {
+        let (chunks, rest) = logits.as_chunks::<LANES>();
+        let mut lanes = [lowest(); LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
             }
-            let scale = T::one() / total;
-            row.iter_mut().for_each(|p| *p *= scale);
+        }
+        let mut largest = lowest();
+        for &x in lanes.iter().chain(rest) {
+            largest = if x > largest { x } else { largest };
+        }
+        largest
+    }
+
+    /// x ← exp(scale·(x − shift)); returns the sum.
+    fn exponentiate<T: Element>(logits: &mut [T], shift: T, scale: T) -> T {
+        for x in logits.iter_mut() {
+            *x = ((*x - shift) * scale).exp();
+        }
+        let (chunks, rest) = logits.as_chunks::<LANES>();
+        let mut lanes = [T::zero(); LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                lanes[lane] += chunk[lane];
+            }
+        }
+        let mut total = T::zero();
+        for &x in lanes.iter().chain(rest) {
+            total += x;
+        }
+        total
+    }
+
+    /// x ← scale·x
+    fn scale_by<T: Element>(x: &mut [T], scale: T) {
+        for x in x {
+            *x *= scale;
+        }
+    }
+
+    /// x ← scale·x + y
+    fn scale_and_add<T: Element>(x: &mut [T], scale: T, y: &[T]) {
+        for (x, &y) in x.iter_mut().zip(y) {
+            *x = *x * scale + y;
+        }
+    }
+
+    /// dP ← P ∘ (dP − correlation)·scale
+    fn softmax_gradient<T: Element>(dp: &mut [T], p: &[T], correlation: T, scale: T) {
+        for (dp, &p) in dp.iter_mut().zip(p) {
+            *dp = p * (*dp - correlation) * scale;
+        }
+    }
+
+    /// x += y
+    fn add<T: Element>(x: &mut [T], y: &[T]) {
+        for (x, &y) in x.iter_mut().zip(y) {
+            *x += y;
         }
     }
 }
@@ -162,6 +301,7 @@ impl Kernel for Attention {
             bail!("attention was given keys {:?} and values {:?}", k.dims, v.dims);
         }
         let mut y = vec![T::zero(); q.data.len()];
+        let k = transposed(k.data, g.keys, g.width);
         with_optional::<T, _>(self.mask.as_ref(), |mask| {
             let blocks = g.queries.div_ceil(QUERIES);
             let mut tasks: Vec<&mut [T]> =
@@ -169,12 +309,10 @@ impl Kernel for Attention {
             for_each_chunk(&mut tasks, 1, g.work(), |i, tasks| {
                 let (y, batch, first) = (&mut *tasks[0], i / blocks, i % blocks * QUERIES);
                 let rows = y.len() / g.width;
-                let mut p = vec![T::zero(); rows * g.keys];
+                let mut tile = vec![T::zero(); rows * KEYS.min(g.keys)];
                 for head in 0..self.heads {
-                    g.softmax(&mut p, q.data, k.data, mask, Queries { batch, head, first, rows });
-                    let values = g.head(v.data, g.keys, batch, head, 0, g.keys);
-                    let p = Matrix::new(&p, rows, g.keys, g.keys);
-                    multiply(&mut y[head * g.size..], g.width, false, p, values);
+                    let queries = Queries { batch, head, first, rows };
+                    g.attend(&mut y[head * g.size..], [q.data, &k, v.data], mask, queries, &mut tile);
                 }
             });
         })?;
@@ -184,72 +322,104 @@ impl Kernel for Attention {
 
 custom_op!(Attention, CustomOp3, "attention");
 
-/// From q, y, gy, k, v, stacked along the sequence, to the gradients of q, k, v, stacked likewise.
+/// From q, k, v, y, gy to the gradients of q, k, v.
 ///
 /// With P the probabilities and dP = gy vᵀ: dS = P ∘ (dP − rowsum(gy ∘ y))/√d, gq = dS k, gk = dSᵀ q, gv = Pᵀ gy.
-struct InputGradient {
-    attention: Attention,
-    queries: usize,
-    keys: usize,
+struct InputGradients<'a>(&'a Attention);
+
+/// What some queries of a head contribute: the gradients of these queries, and their part of those of the head's keys and
+/// values; each [n, size].
+struct Contribution<T> {
+    q: Vec<T>,
+    k: Vec<T>,
+    v: Vec<T>,
 }
 
-impl Kernel for InputGradient {
-    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
-        let (stack, heads) = (&inputs[0], self.attention.heads);
-        let (n, m) = (self.queries, self.keys);
-        let &[batch, length, width] = stack.dims else { bail!("stacked attention inputs have shape {:?}", stack.dims) };
-        let g = self.attention.geometry(&[batch, n, width], &[batch, m, width])?;
-        let scale = T::from_f64(1.0 / (g.size as f64).sqrt());
-        let head_gradients = |task: usize, mask: Option<&[T]>| {
-            let (b, head) = (task / heads, task % heads);
-            let item = &stack.data[b * length * width..(b + 1) * length * width];
-            let (q, rest) = item.split_at(n * width);
-            let (y, rest) = rest.split_at(n * width);
-            let (grad, rest) = rest.split_at(n * width);
-            let (k, v) = rest.split_at(m * width);
-            let mask = mask.map(|mask| &mask[b * g.mask_stride..]);
-            let mut gradients = vec![T::zero(); (n + 2 * m) * g.size];
-            let (gq, rest) = gradients.split_at_mut(n * g.size);
-            let (gk, gv) = rest.split_at_mut(m * g.size);
-            let block = QUERIES.min(n);
-            let (mut p, mut ds) = (vec![T::zero(); block * m], vec![T::zero(); block * m]);
-            for first in (0..n).step_by(block) {
-                let rows = block.min(n - first);
-                let (p, ds) = (&mut p[..rows * m], &mut ds[..rows * m]);
-                g.softmax(p, q, k, mask, Queries { batch: 0, head, first, rows });
-                let (grad, y) = (g.head(grad, n, 0, head, first, rows), g.head(y, n, 0, head, first, rows));
-                multiply(ds, m, false, grad, g.head(v, m, 0, head, 0, m).transposed());
-                for (i, (ds, p)) in ds.chunks_exact_mut(m).zip(p.chunks_exact(m)).enumerate() {
-                    let row = i * width..i * width + g.size;
-                    let mut correlation = T::zero();
-                    for (&grad, &y) in grad.data[row.clone()].iter().zip(&y.data[row]) {
-                        correlation += grad * y;
-                    }
-                    ds.iter_mut().zip(p).for_each(|(d, &p)| *d = p * (*d - correlation) * scale);
-                }
-                let (p, ds) = (Matrix::new(p, rows, m, m), Matrix::new(ds, rows, m, m));
-                multiply(&mut gq[first * g.size..], g.size, false, ds, g.head(k, m, 0, head, 0, m));
-                multiply(gk, g.size, first > 0, ds.transposed(), g.head(q, n, 0, head, first, rows));
-                multiply(gv, g.size, first > 0, p.transposed(), grad);
-            }
-            gradients
+impl Geometry {
+    fn contribution<T: Element>(&self, inputs: [&[T]; 6], mask: Option<&[T]>, queries: Queries) -> Contribution<T> {
+        let ([q, k, k_transposed, v_transposed, y, grad], m, size) = (inputs, self.keys, self.size);
+        let Queries { batch, head, first, rows } = queries;
+        let mut sums = Contribution {
+            q: vec![T::zero(); rows * size],
+            k: vec![T::zero(); m * size],
+            v: vec![T::zero(); m * size],
         };
-        let by_head = with_optional::<T, _>(self.attention.mask.as_ref(), |mask| {
-            map_tasks(batch * heads, 3 * g.work(), |task| head_gradients(task, mask))
-        })?;
-        let shape = Shape::from((batch, n + 2 * m, width));
+        let block = GRADIENT_QUERIES.min(rows);
+        let (mut p, mut ds) = (vec![T::zero(); block * m], vec![T::zero(); block * KEYS.min(m)]);
+        for (done, gq) in (0..).step_by(block).zip(sums.q.chunks_mut(block * size)) {
+            let (first, rows) = (first + done, gq.len() / size);
+            let p = &mut p[..rows * m];
+            self.softmax(p, q, k_transposed, mask, Queries { first, rows, ..queries });
+            let [q, y, grad] = [q, y, grad].map(|x| self.head(x, self.queries, batch, head, first, rows));
+            let correlations: Vec<T> = (0..rows)
+                .map(|i| {
+                    let row = i * self.width..i * self.width + size;
+                    T::from_f64(sum_of_products(&grad.data[row.clone()], &y.data[row], T::zero()))
+                })
+                .collect();
+            for key in (0..m).step_by(KEYS) {
+                let keys = KEYS.min(m - key);
+                let ds = &mut ds[..rows * keys];
+                multiply(ds, keys, false, grad, self.head_transposed(v_transposed, queries, key, keys));
+                for (i, ds) in ds.chunks_exact_mut(keys).enumerate() {
+                    softmax_gradient(ds, &p[i * m + key..][..keys], correlations[i], self.scale());
+                }
+                let ds = Matrix::new(ds, rows, keys, keys);
+                multiply(gq, size, key > 0, ds, self.head(k, m, batch, head, key, keys));
+                multiply(&mut sums.k[key * size..], size, done > 0, ds.transposed(), q);
+                let p = Matrix::new(&p[key..], rows, keys, m);
+                multiply(&mut sums.v[key * size..], size, done > 0, p.transposed(), grad);
+            }
+        }
+        sums
+    }
+
+    /// Lays the heads' parts [n, size] side by side: [batch, n, width]. `part`: batch item and head to part.
+    fn merge<'a, T: Element>(&self, n: usize, part: impl Fn(usize, usize, usize) -> &'a [T] + Sync) -> (Vec<T>, Shape) {
+        let shape = Shape::from((self.batch, n, self.width));
         let mut merged = vec![T::zero(); shape.elem_count()];
-        for_each_chunk(&mut merged, width, 2 * shape.elem_count(), |row, merged| {
-            let (b, row) = (row / (n + 2 * m), row % (n + 2 * m));
-            for (head, part) in merged.chunks_exact_mut(g.size).enumerate() {
-                part.copy_from_slice(&by_head[b * heads + head][row * g.size..(row + 1) * g.size]);
+        for_each_chunk(&mut merged, self.width, 2 * shape.elem_count(), |row, merged| {
+            for (head, merged) in merged.chunks_exact_mut(self.size).enumerate() {
+                merged.copy_from_slice(part(row / n, head, row % n));
             }
         });
-        Ok((merged, shape))
+        (merged, shape)
     }
 }
 
-custom_op!(InputGradient, CustomOp1, "attention-input-gradient");
+impl Kernels for InputGradients<'_> {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<Vec<(Vec<T>, Shape)>> {
+        let [q, k, v, y, grad] = inputs else { bail!("the gradient of attention takes q, k, v, y and gy") };
+        let heads = self.0.heads;
+        let g = self.0.geometry(q.dims, k.dims)?;
+        let blocks = g.queries.div_ceil(GRADIENT_QUERIES);
+        let parts = GRADIENT_TASKS.div_ceil(heads).min(blocks);
+        let share = blocks.div_ceil(parts) * GRADIENT_QUERIES;
+        let parts = g.queries.div_ceil(share);
+        let [k_transposed, v_transposed] = [k, v].map(|x| transposed(x.data, g.keys, g.width));
+        let data = [q.data, k.data, &k_transposed, &v_transposed, y.data, grad.data];
+        let mut contributions = with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
+            map_tasks(g.batch * heads * parts, 3 * g.work(), |task| {
+                let (batch, head, first) = (task / parts / heads, task / parts % heads, task % parts * share);
+                g.contribution(data, mask, Queries { batch, head, first, rows: share.min(g.queries - first) })
+            })
+        })?;
+        for_each_chunk(&mut contributions, parts, 4 * parts * g.keys * g.width, |_, parts| {
+            let (sums, others) = parts.split_at_mut(1);
+            for other in others {
+                add(&mut sums[0].k, &other.k);
+                add(&mut sums[0].v, &other.v);
+            }
+        });
+        let part = |batch, head| &contributions[(batch * heads + head) * parts..][..parts];
+        let row = |i: usize| i * g.size..(i + 1) * g.size;
+        Ok(vec![
+            g.merge(g.queries, |batch, head, i| &part(batch, head)[i / share].q[row(i % share)]),
+            g.merge(g.keys, |batch, head, i| &part(batch, head)[0].k[row(i)]),
+            g.merge(g.keys, |batch, head, i| &part(batch, head)[0].v[row(i)]),
+        ])
+    }
+}
 
 struct Probabilities(Attention);
 
@@ -259,10 +429,11 @@ impl Kernel for Probabilities {
         let g = self.0.geometry(q.dims, k.dims)?;
         let shape = Shape::from((g.batch, heads, g.queries, g.keys));
         let mut p = vec![T::zero(); shape.elem_count()];
+        let k = transposed(k.data, g.keys, g.width);
         with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
             for_each_chunk(&mut p, g.queries * g.keys, g.work(), |i, p| {
                 let queries = Queries { batch: i / heads, head: i % heads, first: 0, rows: g.queries };
-                g.softmax(p, q.data, k.data, mask, queries);
+                g.softmax(p, q.data, &k, mask, queries);
             });
         })?;
         Ok((p, shape))

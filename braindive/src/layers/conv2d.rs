@@ -3,6 +3,7 @@
 use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
 use super::patches::Geometry;
 use super::winograd::{self, Filters};
+use super::work;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
@@ -67,9 +68,15 @@ impl Conv2d {
     /// # Errors
     /// `x` has another number of channels, or is smaller than the kernel.
     pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let geometry = self.geometry(x.value().dims())?;
+        let multiply_adds = x.value().dim(0)? * geometry.multiply_adds();
+        work::count(multiply_adds);
         let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
-        let gradient = InputGradient { geometry: self.geometry(x.value().dims())?, weight: self.weight.clone() };
-        Ok(Tracked::record(y, [x], [], move |[], grad| Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])))
+        let gradient = InputGradient { geometry, weight: self.weight.clone() };
+        Ok(Tracked::record(y, [x], [], move |[], grad| {
+            work::count(multiply_adds);
+            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+        }))
     }
 
     fn geometry(&self, dims: &[usize]) -> Result<Geometry> {

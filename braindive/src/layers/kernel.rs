@@ -1,7 +1,15 @@
 //! What every layer is built of: a kernel over slices of `f32` or `f64`, run by candle's custom operations.
+//!
+//! Half precision is how tensors are stored, not how layers compute: inputs and weights of f16 are widened to f32, and the
+//! output is rounded once, as a GPU's kernels with f32 accumulators do.
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, WithDType, bail};
+use super::elementary;
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Neg;
 
 /// The types that layers compute in.
@@ -10,6 +18,8 @@ pub(crate) trait Element: WithDType + Neg<Output = Self> {
     fn floor(self) -> Self;
     /// The error function, to the type's precision.
     fn erf(self) -> Self;
+    /// Converts f16 exactly; the slices have one length.
+    fn widen(halves: &[f16], wide: &mut [Self]);
 
     fn from_usize(value: usize) -> Self {
         Self::from_f64(value as f64)
@@ -17,26 +27,38 @@ pub(crate) trait Element: WithDType + Neg<Output = Self> {
 }
 
 impl Element for f32 {
+    #[inline(always)]
     fn exp(self) -> Self {
-        self.exp()
+        elementary::exp(self)
     }
+    #[inline(always)]
     fn floor(self) -> Self {
         self.floor()
     }
+    #[inline(always)]
     fn erf(self) -> Self {
-        libm::erff(self)
+        elementary::erf(self)
+    }
+    fn widen(halves: &[f16], wide: &mut [Self]) {
+        halves.convert_to_f32_slice(wide);
     }
 }
 
 impl Element for f64 {
+    #[inline(always)]
     fn exp(self) -> Self {
         self.exp()
     }
+    #[inline(always)]
     fn floor(self) -> Self {
         self.floor()
     }
+    #[inline(always)]
     fn erf(self) -> Self {
         libm::erf(self)
+    }
+    fn widen(halves: &[f16], wide: &mut [Self]) {
+        halves.convert_to_f64_slice(wide);
     }
 }
 
@@ -58,34 +80,89 @@ pub(crate) trait Kernel {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)>;
 }
 
-/// Runs `kernel` in the element type of its inputs.
+/// A computation from contiguous inputs to several outputs.
+pub(crate) trait Kernels {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<Vec<(Vec<T>, Shape)>>;
+}
+
+impl<K: Kernel> Kernels for K {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<Vec<(Vec<T>, Shape)>> {
+        Ok(vec![Kernel::run(self, inputs)?])
+    }
+}
+
+/// Runs `kernel` in the element type of its inputs; of the first, where f16 and f32 meet.
 pub(crate) fn run<K: Kernel>(kernel: &K, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
-    fn typed<T: Element, K: Kernel>(kernel: &K, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
-        let inputs = inputs
-            .iter()
-            .map(|(storage, layout)| contiguous(storage, layout))
-            .collect::<Result<Vec<Input<'_, T>>>>()?;
-        let (data, shape) = kernel.run(&inputs)?;
-        Ok((T::to_cpu_storage_owned(data), shape))
+    Ok(outputs(kernel, inputs)?.remove(0))
+}
+
+/// As [`run`], on tensors and without a gradient: the outputs in the order of the kernel.
+pub(crate) fn run_all(kernel: &impl Kernels, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let locked: Vec<_> = inputs.iter().map(|input| input.storage_and_layout()).collect();
+    let inputs = locked
+        .iter()
+        .map(|(storage, layout)| match &**storage {
+            Storage::Cpu(storage) => Ok((storage, *layout)),
+            _ => bail!("a layer's input is not on the CPU"),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let tensor = |(storage, shape)| Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), false);
+    Ok(outputs(kernel, &inputs)?.into_iter().map(tensor).collect())
+}
+
+fn outputs<K: Kernels>(kernel: &K, inputs: &[(&CpuStorage, &Layout)]) -> Result<Vec<(CpuStorage, Shape)>> {
+    fn typed<T: Element, K: Kernels>(
+        kernel: &K,
+        inputs: &[(&CpuStorage, &Layout)],
+        store: impl Fn(Vec<T>) -> CpuStorage,
+    ) -> Result<Vec<(CpuStorage, Shape)>> {
+        let data = inputs.iter().map(|(storage, layout)| elements(storage, layout)).collect::<Result<Vec<_>>>()?;
+        let inputs: Vec<Input<'_, T>> =
+            data.iter().zip(inputs).map(|(data, (_, layout))| Input { data, dims: layout.dims() }).collect();
+        Ok(kernel.run(&inputs)?.into_iter().map(|(data, shape)| (store(data), shape)).collect())
     }
     match inputs.first().map(|(storage, _)| storage) {
-        Some(CpuStorage::F64(_)) => typed::<f64, K>(kernel, inputs),
-        _ => typed::<f32, K>(kernel, inputs),
+        Some(CpuStorage::F64(_)) => typed(kernel, inputs, CpuStorage::F64),
+        Some(CpuStorage::F16(_)) => typed(kernel, inputs, |data| CpuStorage::F16(rounded(&data))),
+        _ => typed(kernel, inputs, CpuStorage::F32),
     }
 }
 
-fn contiguous<'a, T: Element>(storage: &'a CpuStorage, layout: &'a Layout) -> Result<Input<'a, T>> {
-    match layout.contiguous_offsets() {
-        Some((begin, end)) => Ok(Input { data: &storage.as_slice::<T>()?[begin..end], dims: layout.dims() }),
-        None => bail!("a layer's input is not contiguous: {layout:?}"),
-    }
+/// The elements of a contiguous tensor: borrowed, or widened from f16.
+fn elements<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [T]>> {
+    let Some((begin, end)) = layout.contiguous_offsets() else {
+        bail!("a layer's input is not contiguous: {layout:?}");
+    };
+    Ok(match storage {
+        CpuStorage::F16(halves) => Cow::Owned(widened(&halves[begin..end])),
+        storage => Cow::Borrowed(&storage.as_slice::<T>()?[begin..end]),
+    })
 }
 
-/// Gives the elements of a frozen, contiguous CPU tensor to `body`.
+/// Elements that one task converts.
+const CONVERTED: usize = 1 << 16;
+
+fn widened<T: Element>(halves: &[f16]) -> Vec<T> {
+    let mut wide = vec![T::zero(); halves.len()];
+    for_each_chunk(&mut wide, CONVERTED, 4 * halves.len(), |i, wide| {
+        T::widen(&halves[i * CONVERTED..][..wide.len()], wide);
+    });
+    wide
+}
+
+fn rounded(wide: &[f32]) -> Vec<f16> {
+    let mut halves = vec![f16::ZERO; wide.len()];
+    for_each_chunk(&mut halves, CONVERTED, 4 * wide.len(), |i, halves| {
+        halves.convert_from_f32_slice(&wide[i * CONVERTED..][..halves.len()]);
+    });
+    halves
+}
+
+/// Gives the elements of a frozen, contiguous CPU tensor to `body`; those of f16 are widened on every use.
 pub(crate) fn with_elements<T: Element, R>(tensor: &Tensor, body: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-        candle_core::Storage::Cpu(storage) => Ok(body(contiguous::<T>(storage, layout)?.data)),
+        Storage::Cpu(storage) => Ok(body(&elements::<T>(storage, layout)?)),
         _ => bail!("a frozen weight is not on the CPU"),
     }
 }

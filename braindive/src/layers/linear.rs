@@ -2,6 +2,7 @@
 
 use super::gemm::{Bias, Matrix, MatrixMut, multiply_in_blocks};
 use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
+use super::work;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
@@ -53,9 +54,14 @@ impl Linear {
     /// # Errors
     /// The last dimension is not the number of inputs.
     pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
+        let multiply_adds = x.value().elem_count() * self.weight.dim(0)?;
+        work::count(multiply_adds);
         let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
         let gradient = InputGradient { weight: self.weight.clone() };
-        Ok(Tracked::record(y, [x], [], move |[], grad| Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])))
+        Ok(Tracked::record(y, [x], [], move |[], grad| {
+            work::count(multiply_adds);
+            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+        }))
     }
 }
 

@@ -1,19 +1,24 @@
 //! Layers with frozen weights: forward, and the gradient with respect to the input only.
 //!
-//! Every layer is a candle custom operation that computes in f32 or f64 on the CPU, with the same result on any number of
+//! Every layer is a candle custom operation that computes in f32 or f64 on the CPU (f16 in f32), with the same result on any number of
 //! threads. No weight is ever a `Var`, so that a backward pass costs no weight gradients and cuts no input gradient.
 
 mod attention;
 mod conv2d;
+mod elementary;
 mod gemm;
 mod kernel;
 mod linear;
+mod moments;
 mod norm;
 mod patches;
 mod pointwise;
 mod resample;
+mod simd;
+mod transpose;
 mod unit_norm;
 mod winograd;
+mod work;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
@@ -21,7 +26,9 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
+pub(crate) use transpose::transpose;
 pub use unit_norm::unit_norm;
+pub use work::multiply_adds;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

@@ -2,8 +2,10 @@
 //!
 //! With x̂ = (x − μ)/σ over a row and d the gradient of x̂: gx = (d − mean(d) − x̂·mean(d x̂))/σ.
 
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, with_elements};
-use super::pointwise::sigmoid;
+use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, with_elements};
+use super::moments::{Moments, PIECE, sum, sum_of_products};
+use super::pointwise::{sigmoid, silu_derivative};
+use super::simd::vectorised;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
@@ -118,24 +120,82 @@ impl Normalisation {
     }
 }
 
-/// Mean and 1/σ of a row, accumulated in f64.
-fn moments<T: Element>(row: &[T], eps: f64) -> (T, T) {
-    let n = row.len() as f64;
-    let mean = sum(row, row, |x, _| x.to_f64()) / n;
-    let variance = sum(row, row, |x, _| (x.to_f64() - mean).powi(2)) / n;
-    (T::from_f64(mean), T::from_f64(1.0 / (variance + eps).sqrt()))
+/// (x − μ)/σ of a row.
+#[derive(Clone, Copy)]
+struct Standardised<T> {
+    mean: T,
+    inverse_std: T,
 }
 
-/// Σ f(a, b) over two rows of one length in eight interleaved partial sums, so that it vectorises.
-fn sum<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let mut lanes = [0f64; 8];
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += f(a, b);
+impl<T: Element> Standardised<T> {
+    fn new(row: &[T], eps: f64) -> Self {
+        let moments = Moments::of(row);
+        Self { mean: T::from_f64(moments.mean), inverse_std: T::from_f64(1.0 / (moments.variance() + eps).sqrt()) }
+    }
+
+    #[inline(always)]
+    fn of(self, x: T) -> T {
+        (x - self.mean) * self.inverse_std
+    }
+}
+
+vectorised! {
+    /// One channel of a group.
+    fn normalise_plane<T: Element>(y: &mut [T], x: &[T], row: Standardised<T>, scale: T, shift: T, silu: bool) {
+        let scale = row.inverse_std * scale;
+        if silu {
+            for (y, &x) in y.iter_mut().zip(x) {
+                let z = (x - row.mean) * scale + shift;
+                *y = z * sigmoid(z);
+            }
+        } else {
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = (x - row.mean) * scale + shift;
+            }
         }
     }
-    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum::<f64>()
+
+    /// A row in which every element is a channel of its own.
+    fn normalise_vector<T: Element>(y: &mut [T], x: &[T], row: Standardised<T>, scale: &[T], shift: &[T]) {
+        for (((y, &x), &scale), &shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+            *y = (x - row.mean) * (row.inverse_std * scale) + shift;
+        }
+    }
+
+    /// d, the gradient of x̂, in one channel of a group.
+    fn derive_plane<T: Element>(
+        d: &mut [T],
+        x: &[T],
+        grad: &[T],
+        row: Standardised<T>,
+        scale: T,
+        shift: T,
+        silu: bool,
+    ) {
+        if silu {
+            for ((d, &x), &grad) in d.iter_mut().zip(x).zip(grad) {
+                let z = row.of(x) * scale + shift;
+                *d = grad * scale * silu_derivative(z, sigmoid(z));
+            }
+        } else {
+            for (d, &grad) in d.iter_mut().zip(grad) {
+                *d = grad * scale;
+            }
+        }
+    }
+
+    fn derive_vector<T: Element>(d: &mut [T], grad: &[T], scale: &[T]) {
+        for ((d, &grad), &scale) in d.iter_mut().zip(grad).zip(scale) {
+            *d = grad * scale;
+        }
+    }
+
+    /// From d to gx, given mean(d) and mean(d x̂).
+    fn project<T: Element>(d: &mut [T], x: &[T], row: Standardised<T>, mean_d: T, mean_dx: T) {
+        for (d, &x) in d.iter_mut().zip(x) {
+            *d = row.inverse_std * (*d - mean_d - row.of(x) * mean_dx);
+        }
+    }
 }
 
 impl Kernel for Normalisation {
@@ -147,15 +207,15 @@ impl Kernel for Normalisation {
             with_elements::<T, _>(&self.bias, |bias| {
                 for_each_chunk(&mut y, rows.len(), 16 * x.data.len(), |i, y| {
                     let x = &x.data[i * rows.len()..(i + 1) * rows.len()];
-                    let (mean, inverse_std) = moments(x, self.eps);
-                    let planes = y.chunks_exact_mut(rows.inner).zip(x.chunks_exact(rows.inner));
-                    for (channel, (y, x)) in (rows.first_channel(i)..).zip(planes) {
-                        let (scale, shift) = (inverse_std * weight[channel], bias[channel]);
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            let z = (x - mean) * scale + shift;
-                            *y = if self.silu { z * sigmoid(z) } else { z };
-                        }
+                    let row = Standardised::new(x, self.eps);
+                    if self.groups.is_none() {
+                        return normalise_vector(y, x, row, weight, bias);
                     }
+                    for_each_chunk(y, rows.inner, 16 * rows.len(), |plane, y| {
+                        let channel = rows.first_channel(i) + plane;
+                        let x = &x[plane * rows.inner..(plane + 1) * rows.inner];
+                        normalise_plane(y, x, row, weight[channel], bias[channel], self.silu);
+                    });
                 });
             })
         })??;
@@ -178,28 +238,28 @@ impl Kernel for InputGradient {
                 for_each_chunk(&mut gx, rows.len(), 24 * x.data.len(), |i, gx| {
                     let range = i * rows.len()..(i + 1) * rows.len();
                     let (x, grad) = (&x.data[range.clone()], &grad.data[range]);
-                    let (mean, inverse_std) = moments(x, norm.eps);
-                    let normalised = |x: T| (x - mean) * inverse_std;
-                    let planes = gx
-                        .chunks_exact_mut(rows.inner)
-                        .zip(x.chunks_exact(rows.inner).zip(grad.chunks_exact(rows.inner)));
-                    for (channel, (d, (x, grad))) in (rows.first_channel(i)..).zip(planes) {
-                        let (scale, shift) = (weight[channel], bias[channel]);
-                        for ((d, &x), &grad) in d.iter_mut().zip(x).zip(grad) {
-                            *d = grad * scale;
-                            if norm.silu {
-                                let z = normalised(x) * scale + shift;
-                                let s = sigmoid(z);
-                                *d *= s * (T::one() + z * (T::one() - s));
-                            }
-                        }
+                    let row = Standardised::new(x, norm.eps);
+                    if norm.groups.is_none() {
+                        derive_vector(gx, grad, weight);
+                    } else {
+                        for_each_chunk(gx, rows.inner, 24 * rows.len(), |plane, d| {
+                            let channel = rows.first_channel(i) + plane;
+                            let range = plane * rows.inner..(plane + 1) * rows.inner;
+                            let (x, grad) = (&x[range.clone()], &grad[range]);
+                            derive_plane(d, x, grad, row, weight[channel], bias[channel], norm.silu);
+                        });
                     }
-                    let n = rows.len() as f64;
-                    let mean_d = T::from_f64(sum(gx, x, |d, _| d.to_f64()) / n);
-                    let mean_dx = T::from_f64(sum(gx, x, |d, x| (d * normalised(x)).to_f64()) / n);
-                    for (d, &x) in gx.iter_mut().zip(x) {
-                        *d = inverse_std * (*d - mean_d - normalised(x) * mean_dx);
-                    }
+                    let (d, n) = (&*gx, rows.len() as f64);
+                    let sums = map_tasks(rows.len().div_ceil(PIECE), 4 * rows.len(), |piece| {
+                        let range = piece * PIECE..((piece + 1) * PIECE).min(rows.len());
+                        (sum(&d[range.clone()]), sum_of_products(&d[range.clone()], &x[range], row.mean))
+                    });
+                    let (sum_d, sum_dx) = sums.iter().fold((0.0, 0.0), |sums, part| (sums.0 + part.0, sums.1 + part.1));
+                    let mean_d = T::from_f64(sum_d / n);
+                    let mean_dx = T::from_f64(sum_dx * row.inverse_std.to_f64() / n);
+                    for_each_chunk(gx, PIECE, 8 * rows.len(), |piece, d| {
+                        project(d, &x[piece * PIECE..][..d.len()], row, mean_d, mean_dx);
+                    });
                 });
             })
         })??;

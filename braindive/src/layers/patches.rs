@@ -42,8 +42,13 @@ impl Geometry {
         self.inputs * self.kernel * self.kernel
     }
 
+    /// Of one image.
+    pub fn multiply_adds(&self) -> usize {
+        self.outputs * self.taps() * self.out_pixels()
+    }
+
     fn work(&self) -> usize {
-        2 * self.outputs * self.taps() * self.out_pixels()
+        2 * self.multiply_adds()
     }
 
     /// The patch matrix of a 1x1 convolution is its input.

@@ -1,6 +1,7 @@
 //! Functions of single elements: activations, gated activations, the clamp of an image to 0..1.
 
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+use super::simd::vectorised;
 use crate::gradient::Tracked;
 use candle_core::{Result, Shape, bail};
 use serde::Deserialize;
@@ -55,16 +56,25 @@ pub fn geglu(x: &Tracked) -> Result<Tracked> {
     }))
 }
 
+#[inline(always)]
 pub(super) fn sigmoid<T: Element>(x: T) -> T {
     T::one() / (T::one() + (-x).exp())
 }
 
+/// d/dx x·σ(x), given σ(x).
+#[inline(always)]
+pub(super) fn silu_derivative<T: Element>(x: T, sigmoid: T) -> T {
+    sigmoid * (T::one() + x * (T::one() - sigmoid))
+}
+
 /// Φ(x), the normal distribution function.
+#[inline(always)]
 fn normal_cdf<T: Element>(x: T) -> T {
     T::from_f64(0.5) * (T::one() + (x * T::from_f64(INV_SQRT_2)).erf())
 }
 
 /// d/dx x·Φ(x) = Φ(x) + x·φ(x), given Φ(x).
+#[inline(always)]
 fn gelu_derivative<T: Element>(x: T, cdf: T) -> T {
     cdf + x * T::from_f64(INV_SQRT_2PI) * (x * x * T::from_f64(-0.5)).exp()
 }
@@ -83,29 +93,73 @@ impl Pointwise {
             Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &PointwiseGradient(self))?)])
         }))
     }
+}
 
-    fn value<T: Element>(self, x: T) -> T {
+impl Activation {
+    /// The a of x·σ(a·x), if it is of that form.
+    fn swish_slope(self) -> Option<f64> {
         match self {
-            Self::Activation(Activation::Silu) => x * sigmoid(x),
-            Self::Activation(Activation::Gelu) => x * normal_cdf(x),
-            Self::Activation(Activation::QuickGelu) => x * sigmoid(x * T::from_f64(1.702)),
-            Self::ClampUnit if x < T::zero() => T::zero(),
-            Self::ClampUnit if x > T::one() => T::one(),
-            Self::ClampUnit => x,
+            Self::Silu => Some(1.0),
+            Self::QuickGelu => Some(1.702),
+            Self::Gelu => None,
+        }
+    }
+}
+
+vectorised! {
+    /// y = x·σ(slope·x)
+    fn swish<T: Element>(y: &mut [T], x: &[T], slope: T) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * sigmoid(x * slope);
         }
     }
 
-    fn derivative<T: Element>(self, x: T) -> T {
-        let swish = |x: T, slope: T| {
-            let s = sigmoid(x * slope);
-            s * (T::one() + x * slope * (T::one() - s))
-        };
-        match self {
-            Self::Activation(Activation::Silu) => swish(x, T::one()),
-            Self::Activation(Activation::Gelu) => gelu_derivative(x, normal_cdf(x)),
-            Self::Activation(Activation::QuickGelu) => swish(x, T::from_f64(1.702)),
-            Self::ClampUnit if x >= T::zero() && x <= T::one() => T::one(),
-            Self::ClampUnit => T::zero(),
+    fn swish_gradient<T: Element>(gx: &mut [T], x: &[T], grad: &[T], slope: T) {
+        for ((gx, &x), &grad) in gx.iter_mut().zip(x).zip(grad) {
+            let z = x * slope;
+            *gx = grad * silu_derivative(z, sigmoid(z));
+        }
+    }
+
+    /// y = x·Φ(x)
+    fn gelu<T: Element>(y: &mut [T], x: &[T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = x * normal_cdf(x);
+        }
+    }
+
+    fn gelu_gradient<T: Element>(gx: &mut [T], x: &[T], grad: &[T]) {
+        for ((gx, &x), &grad) in gx.iter_mut().zip(x).zip(grad) {
+            *gx = grad * gelu_derivative(x, normal_cdf(x));
+        }
+    }
+
+    fn clamp<T: Element>(y: &mut [T], x: &[T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let x = if x < T::zero() { T::zero() } else { x };
+            *y = if x > T::one() { T::one() } else { x };
+        }
+    }
+
+    fn clamp_gradient<T: Element>(gx: &mut [T], x: &[T], grad: &[T]) {
+        for ((gx, &x), &grad) in gx.iter_mut().zip(x).zip(grad) {
+            *gx = if x >= T::zero() && x <= T::one() { grad } else { T::zero() };
+        }
+    }
+
+    /// y = value·gelu(gate)
+    fn gated<T: Element>(y: &mut [T], value: &[T], gate: &[T]) {
+        for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
+            *y = value * (gate * normal_cdf(gate));
+        }
+    }
+
+    fn gated_gradient<T: Element>(by_value: &mut [T], by_gate: &mut [T], value: &[T], gate: &[T], grad: &[T]) {
+        let outputs = by_value.iter_mut().zip(by_gate);
+        for ((((by_value, by_gate), &value), &gate), &grad) in outputs.zip(value).zip(gate).zip(grad) {
+            let cdf = normal_cdf(gate);
+            *by_value = grad * (gate * cdf);
+            *by_gate = grad * value * gelu_derivative(gate, cdf);
         }
     }
 }
@@ -113,8 +167,17 @@ impl Pointwise {
 impl Kernel for Pointwise {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let x = &inputs[0];
-        let mut y = x.data.to_vec();
-        for_each_chunk(&mut y, CHUNK, 16 * x.data.len(), |_, y| y.iter_mut().for_each(|y| *y = self.value(*y)));
+        let mut y = vec![T::zero(); x.data.len()];
+        for_each_chunk(&mut y, CHUNK, 16 * x.data.len(), |i, y| {
+            let x = &x.data[i * CHUNK..][..y.len()];
+            match *self {
+                Self::ClampUnit => clamp(y, x),
+                Self::Activation(activation) => match activation.swish_slope() {
+                    Some(slope) => swish(y, x, T::from_f64(slope)),
+                    None => gelu(y, x),
+                },
+            }
+        });
         Ok((y, Shape::from(x.dims)))
     }
 }
@@ -127,9 +190,16 @@ struct PointwiseGradient(Pointwise);
 impl Kernel for PointwiseGradient {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let (x, grad) = (&inputs[0], &inputs[1]);
-        let mut gx = grad.data.to_vec();
+        let mut gx = vec![T::zero(); x.data.len()];
         for_each_chunk(&mut gx, CHUNK, 24 * x.data.len(), |i, gx| {
-            gx.iter_mut().zip(&x.data[i * CHUNK..]).for_each(|(g, &x)| *g *= self.0.derivative(x));
+            let (x, grad) = (&x.data[i * CHUNK..][..gx.len()], &grad.data[i * CHUNK..][..gx.len()]);
+            match self.0 {
+                Pointwise::ClampUnit => clamp_gradient(gx, x, grad),
+                Pointwise::Activation(activation) => match activation.swish_slope() {
+                    Some(slope) => swish_gradient(gx, x, grad, T::from_f64(slope)),
+                    None => gelu_gradient(gx, x, grad),
+                },
+            }
         });
         Ok((gx, Shape::from(x.dims)))
     }
@@ -150,9 +220,7 @@ impl Kernel for Geglu {
         let mut y = vec![T::zero(); shape.elem_count()];
         for_each_chunk(&mut y, half, 24 * x.data.len(), |i, y| {
             let (value, gate) = x.data[2 * i * half..2 * (i + 1) * half].split_at(half);
-            for ((y, &value), &gate) in y.iter_mut().zip(value).zip(gate) {
-                *y = value * gate * normal_cdf(gate);
-            }
+            gated(y, value, gate);
         });
         Ok((y, shape))
     }
@@ -166,16 +234,11 @@ impl Kernel for GegluGradient {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let (x, grad) = (&inputs[0], &inputs[1]);
         let half = grad.width();
-        let mut gx = x.data.to_vec();
+        let mut gx = vec![T::zero(); x.data.len()];
         for_each_chunk(&mut gx, 2 * half, 48 * x.data.len(), |i, gx| {
-            let grad = &grad.data[i * half..(i + 1) * half];
-            let (value, gate) = gx.split_at_mut(half);
-            for ((value, gate), &grad) in value.iter_mut().zip(gate).zip(grad) {
-                let cdf = normal_cdf(*gate);
-                let by_value = grad * *gate * cdf;
-                *gate = grad * *value * gelu_derivative(*gate, cdf);
-                *value = by_value;
-            }
+            let (by_value, by_gate) = gx.split_at_mut(half);
+            let (value, gate) = x.data[2 * i * half..2 * (i + 1) * half].split_at(half);
+            gated_gradient(by_value, by_gate, value, gate, &grad.data[i * half..(i + 1) * half]);
         });
         Ok((gx, Shape::from(x.dims)))
     }

@@ -1,6 +1,7 @@
 //! Changing the size of images and feature maps: nearest neighbour ×2, bilinear, Gaussian blur.
 
 use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+use super::simd::vectorised;
 use crate::gradient::Tracked;
 use candle_core::{Result, Shape, Tensor, bail};
 
@@ -47,6 +48,29 @@ fn with_size(dims: &[usize], height: usize, width: usize) -> Shape {
     Shape::from((dims[0], dims[1], height, width))
 }
 
+vectorised! {
+    fn repeat_twice<T: Element>(y: &mut [T], x: &[T]) {
+        for (pair, &x) in y.as_chunks_mut::<2>().0.iter_mut().zip(x) {
+            *pair = [x, x];
+        }
+    }
+
+    /// Sums the 2×2 blocks of two rows.
+    fn sum_blocks<T: Element>(sums: &mut [T], upper: &[T], lower: &[T]) {
+        let rows = upper.as_chunks::<2>().0.iter().zip(lower.as_chunks::<2>().0);
+        for (sum, (u, l)) in sums.iter_mut().zip(rows) {
+            *sum = (u[0] + u[1]) + (l[0] + l[1]);
+        }
+    }
+
+    /// y += weight·x
+    fn add_scaled<T: Element>(y: &mut [T], x: &[T], weight: T) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += weight * x;
+        }
+    }
+}
+
 struct Nearest2x;
 
 impl Kernel for Nearest2x {
@@ -56,9 +80,10 @@ impl Kernel for Nearest2x {
         let mut y = vec![T::zero(); 4 * x.data.len()];
         for_each_chunk(&mut y, 4 * height * width, 4 * x.data.len(), |plane, y| {
             let x = &x.data[plane * height * width..(plane + 1) * height * width];
-            for (row, y) in y.chunks_exact_mut(2 * width).enumerate() {
-                let x = &x[row / 2 * width..(row / 2 + 1) * width];
-                y.chunks_exact_mut(2).zip(x).for_each(|(pair, &x)| pair.fill(x));
+            for (rows, x) in y.chunks_exact_mut(4 * width).zip(x.chunks_exact(width)) {
+                let (upper, lower) = rows.split_at_mut(2 * width);
+                repeat_twice(upper, x);
+                lower.copy_from_slice(upper);
             }
         });
         Ok((y, with_size(x.dims, 2 * height, 2 * width)))
@@ -79,9 +104,7 @@ impl Kernel for Nearest2xGradient {
             let grad = &grad.data[plane * height * width..(plane + 1) * height * width];
             for (gx, rows) in gx.chunks_exact_mut(width / 2).zip(grad.chunks_exact(2 * width)) {
                 let (upper, lower) = rows.split_at(width);
-                for ((gx, u), l) in gx.iter_mut().zip(upper.chunks_exact(2)).zip(lower.chunks_exact(2)) {
-                    *gx = (u[0] + u[1]) + (l[0] + l[1]);
-                }
+                sum_blocks(gx, upper, lower);
             }
         });
         Ok((gx, with_size(grad.dims, height / 2, width / 2)))
@@ -217,7 +240,7 @@ impl Kernel for GaussianBlur {
             for (row, y) in y.chunks_exact_mut(width).enumerate() {
                 for (tap, &weight) in kernel.iter().enumerate() {
                     let source = &across[reflected(row + tap, height) * width..][..width];
-                    y.iter_mut().zip(source).for_each(|(y, &x)| *y += weight * x);
+                    add_scaled(y, source, weight);
                 }
             }
         });

@@ -7,7 +7,7 @@
 
 use super::gemm::{Matrix, MatrixMut, multiply};
 use super::kernel::{Element, for_each_chunk};
-use pulp::Arch;
+use super::simd::vectorised;
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::ops::Range;
@@ -90,16 +90,17 @@ impl Tiling {
     fn tiles(&self) -> usize {
         self.rows() * self.columns()
     }
+}
 
+vectorised! {
     /// Bᵀ d B of one channel's tiles in `rows` of tiles: [position][tile].
-    #[inline(always)]
-    fn transform<T: Element>(&self, plane: &[T], rows: Range<usize>, transformed: &mut [T]) {
-        let (columns, tiles) = (self.columns(), rows.len() * self.columns());
+    fn transform_image<T: Element>(tiling: Tiling, plane: &[T], rows: Range<usize>, transformed: &mut [T]) {
+        let (columns, tiles) = (tiling.columns(), rows.len() * tiling.columns());
         let mut d: [_; 4] = from_fn(|_| PixelRow::new(columns));
         for (i, row) in rows.enumerate() {
             for (offset, d) in d.iter_mut().enumerate() {
-                match (2 * row + offset).checked_sub(1).filter(|&y| y < self.height) {
-                    Some(y) => d.read(&plane[y * self.width..][..self.width]),
+                match (2 * row + offset).checked_sub(1).filter(|&y| y < tiling.height) {
+                    Some(y) => d.read(&plane[y * tiling.width..][..tiling.width]),
                     None => d.clear(),
                 }
             }
@@ -114,12 +115,11 @@ impl Tiling {
     }
 
     /// Aᵀ m A + bias, the output pixels of one channel's tiles in whole rows of tiles, from m: [position][tile].
-    #[inline(always)]
-    fn inverse<T: Element>(&self, m: &[T], tiles: usize, bias: T, pixels: &mut [T]) {
-        let columns = self.columns();
-        for (i, pixels) in pixels.chunks_mut(2 * self.width).enumerate() {
+    fn output_pixels<T: Element>(tiling: Tiling, m: &[T], tiles: usize, bias: T, pixels: &mut [T]) {
+        let columns = tiling.columns();
+        for (i, pixels) in pixels.chunks_mut(2 * tiling.width).enumerate() {
             let m: [_; POSITIONS] = from_fn(|position| &m[position * tiles + i * columns..][..columns]);
-            let (upper, lower) = pixels.split_at_mut(self.width);
+            let (upper, lower) = pixels.split_at_mut(tiling.width);
             write_pixels(upper, bias, columns, |column, tile| {
                 m[column][tile] + m[4 + column][tile] + m[8 + column][tile]
             });
@@ -216,7 +216,6 @@ pub(super) fn convolve<T: Element>(
     let tiling = Tiling { height, width };
     let pixels = height * width;
     let y = MatrixMut::new(y, filters.outputs, pixels, pixels);
-    let simd = Arch::new();
     let finish = |u: &[T], v: &[T], m: &mut Vec<T>, first_output: usize, y: &mut MatrixMut<'_, T>| {
         let tiles = v.len() / filters.inputs / POSITIONS - 1;
         let stride = padded(tiles);
@@ -226,15 +225,10 @@ pub(super) fn convolve<T: Element>(
             let v = Matrix::new(&v[position * tiles..], filters.inputs, tiles, stride);
             MatrixMut::new(&mut m[position * tiles..], y.rows(), tiles, stride).multiply(false, u, v);
         }
-        simd.dispatch(
-            #[inline(always)]
-            || {
-                for (i, m) in m.chunks_exact(stride).enumerate().take(y.rows()) {
-                    let bias = bias.map_or(T::zero(), |bias| bias[first_output + i]);
-                    tiling.inverse(m, tiles, bias, y.row(i));
-                }
-            },
-        );
+        for (i, m) in m.chunks_exact(stride).enumerate().take(y.rows()) {
+            let bias = bias.map_or(T::zero(), |bias| bias[first_output + i]);
+            output_pixels(tiling, m, tiles, bias, y.row(i));
+        }
     };
     if tiling.tiles() >= MANY_TILES {
         let u = filters.transform(0..filters.outputs);
@@ -246,14 +240,9 @@ pub(super) fn convolve<T: Element>(
                 let rows = i * rows..((i + 1) * rows).min(tiling.rows());
                 let stride = padded(rows.len() * tiling.columns());
                 v.resize(filters.inputs * stride, T::zero());
-                simd.dispatch(
-                    #[inline(always)]
-                    || {
-                        for (v, plane) in v.chunks_exact_mut(stride).zip(x.chunks_exact(pixels)) {
-                            tiling.transform(plane, rows.clone(), v);
-                        }
-                    },
-                );
+                for (v, plane) in v.chunks_exact_mut(stride).zip(x.chunks_exact(pixels)) {
+                    transform_image(tiling, plane, rows.clone(), v);
+                }
                 finish(&u, v, m, 0, &mut y);
             },
         );
@@ -262,10 +251,7 @@ pub(super) fn convolve<T: Element>(
         let mut v = vec![T::zero(); filters.inputs * stride];
         let work = 4 * v.len();
         for_each_chunk(&mut v, stride, work, |channel, v| {
-            simd.dispatch(
-                #[inline(always)]
-                || tiling.transform(&x[channel * pixels..][..pixels], 0..tiling.rows(), v),
-            );
+            transform_image(tiling, &x[channel * pixels..][..pixels], 0..tiling.rows(), v);
         });
         let blocks = y.blocks(TASK_OUTPUTS, pixels);
         blocks.into_par_iter().enumerate().for_each_init(Vec::new, |m, (i, mut y)| {

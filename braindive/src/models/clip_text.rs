@@ -1,11 +1,12 @@
 //! OpenCLIP's text tower (Radford et al. 2021, section 2.4), with its published key names.
 
-use super::open_clip::OpenClipConfig;
+use super::open_clip::{ModelConfig, OpenClipConfig};
 use super::text_transformer::{TextTransformer, causal_mask};
 use crate::error::Result;
 use crate::layers::unit_norm;
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
+use checkpoint::Names;
 use std::path::Path;
 
 /// Texts to the space of CLIP's images.
@@ -18,15 +19,22 @@ pub struct ClipText {
 }
 
 impl ClipText {
-    /// Reads `open_clip_config.json` and the text side of `open_clip_model.safetensors` of a folder.
+    /// Reads `open_clip_config.json` and the text side of the weights of an OpenCLIP folder.
     ///
     /// # Errors
     /// A file is missing or broken, or a tensor has another shape than the configuration says.
     pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let config = OpenClipConfig::read(folder)?.model_cfg;
-        let weights = Weights::open(folder.join("open_clip_model.safetensors"), dtype, device)?;
+        let config = OpenClipConfig::read(&folder.join("open_clip_config.json"))?.model_cfg;
+        Self::from_weights(&config, &Weights::find(folder, Names::OPEN_CLIP, dtype, device)?)
+    }
+
+    /// Reads the text tower in the whole model's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape than the configuration says.
+    pub fn from_weights(config: &ModelConfig, weights: &Weights) -> Result<Self> {
         Ok(Self {
-            transformer: TextTransformer::load_open_clip(&config, &weights)?,
+            transformer: TextTransformer::load_open_clip(config, weights)?,
             text_projection: weights.get(&[config.text_cfg.width, config.embed_dim], "text_projection")?,
             context: config.text_cfg.context_length,
         })

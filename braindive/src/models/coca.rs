@@ -1,7 +1,8 @@
 //! CoCa (Yu et al. 2022) as OpenCLIP publishes it: an image tower with attentional pooling, and a text tower with a learned class
 //! token. The captioning decoder (`text_decoder.*`) plays no part in classifying and is not read.
 
-use super::open_clip::{LAYER_NORM_EPS, ModelConfig, OpenClipConfig};
+use super::VitConfig;
+use super::open_clip::{LAYER_NORM_EPS, ModelConfig, OpenClipConfig, VisionConfig};
 use super::text_transformer::{TextTransformer, causal_mask};
 use super::vit::Trunk;
 use crate::error::Result;
@@ -11,6 +12,7 @@ use crate::image::resize::shortest_side_center_crop;
 use crate::layers::{Attention, LayerNorm, Linear, unit_norm};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
+use checkpoint::Names;
 use std::path::Path;
 
 /// A CoCa model; image and text features share one space.
@@ -21,15 +23,22 @@ pub struct Coca {
 }
 
 impl Coca {
-    /// Reads `open_clip_config.json` and `open_clip_model.safetensors` of a folder.
+    /// Reads `open_clip_config.json` and the weights of an OpenCLIP folder.
     ///
     /// # Errors
     /// A file is missing or broken, or a tensor has another shape than the configuration says.
     pub fn load(folder: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let config = OpenClipConfig::read(folder)?;
-        let weights = Weights::open(folder.join("open_clip_model.safetensors"), dtype, device)?;
+        let config = OpenClipConfig::read(&folder.join("open_clip_config.json"))?;
+        Self::from_weights(config, &Weights::find(folder, Names::OPEN_CLIP, dtype, device)?)
+    }
+
+    /// Reads both towers in the whole model's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape than the configuration says.
+    pub fn from_weights(config: OpenClipConfig, weights: &Weights) -> Result<Self> {
         let text = TextTower::load(&config.model_cfg, &weights.at("text"))?;
-        Ok(Self { image: ImageTower::load(config, &weights.at("visual"))?, text })
+        Ok(Self { image: ImageTower::load(config, weights)?, text })
     }
 
     /// Token ids that a text is padded or cut to; the class token comes on top.
@@ -67,7 +76,7 @@ impl Coca {
     }
 }
 
-/// Keys below `visual`: those of the trunk, attn_pool, ln_post, proj.
+/// Keys: those of the trunk; below `visual` also attn_pool, ln_post, proj.
 #[derive(Debug)]
 struct ImageTower {
     config: OpenClipConfig,
@@ -80,17 +89,13 @@ struct ImageTower {
 
 impl ImageTower {
     fn load(config: OpenClipConfig, weights: &Weights) -> Result<Self> {
-        let (vision, features) = (&config.model_cfg.vision_cfg, config.model_cfg.embed_dim);
+        let features = config.model_cfg.embed_dim;
+        let visual = weights.at("visual");
         Ok(Self {
-            trunk: Trunk::load(vision, config.model_cfg.activation(), weights)?,
-            pooler: AttentionalPooler::load(
-                vision.width,
-                features,
-                vision.attn_pooler_heads,
-                &weights.at("attn_pool"),
-            )?,
-            ln_post: LayerNorm::load(features, LAYER_NORM_EPS, &weights.at("ln_post"))?,
-            proj: weights.get(&[features, features], "proj")?,
+            trunk: Trunk::load(&VitConfig::open_clip(&config), weights)?,
+            pooler: AttentionalPooler::load(&config.model_cfg.vision_cfg, features, &visual.at("attn_pool"))?,
+            ln_post: LayerNorm::load(features, LAYER_NORM_EPS, &visual.at("ln_post"))?,
+            proj: visual.get(&[features, features], "proj")?,
             config,
         })
     }
@@ -116,16 +121,16 @@ struct AttentionalPooler {
 }
 
 impl AttentionalPooler {
-    /// `width` of the image's tokens, `features` of the queries: they differ in every published CoCa, so that
+    /// The widths of the image's tokens and of the queries, `features`, differ in every published CoCa, so that
     /// `torch.nn.MultiheadAttention` keeps its three projections apart.
-    fn load(width: usize, features: usize, heads: usize, weights: &Weights) -> Result<Self> {
+    fn load(config: &VisionConfig, features: usize, weights: &Weights) -> Result<Self> {
+        let &VisionConfig { width, attn_pooler_heads: heads, attn_pooler_queries: queries, .. } = config;
         let attn = weights.at("attn");
         let bias = attn.get(&[3 * features], "in_proj_bias")?;
         let projection = |part: usize, name: &str, inputs: usize| -> Result<Linear> {
             let weight = attn.get(&[features, inputs], name)?;
             Ok(Linear::new(&weight, Some(&bias.narrow(0, part * features, features)?))?)
         };
-        let queries = weights.shape("query")?.first().copied().unwrap_or(0);
         let query = weights.get(&[queries, features], "query")?.narrow(0, 0, 1)?.unsqueeze(0)?;
         let query = LayerNorm::load(features, LAYER_NORM_EPS, &weights.at("ln_q"))?.forward(&query.into())?;
         Ok(Self {

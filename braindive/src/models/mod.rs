@@ -10,4 +10,8 @@ mod text_transformer;
 pub mod tokenizer;
 pub mod unet;
 pub mod vae;
+pub mod vae_encoder;
 pub mod vit;
+mod vit_config;
+
+pub use vit_config::VitConfig;

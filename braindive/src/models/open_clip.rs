@@ -46,6 +46,8 @@ pub struct VisionConfig {
     pub mlp_ratio: f64,
     /// Heads of CoCa's attentional pooler.
     pub attn_pooler_heads: usize,
+    /// Learned queries of CoCa's attentional pooler.
+    pub attn_pooler_queries: usize,
 }
 
 impl Default for VisionConfig {
@@ -58,6 +60,7 @@ impl Default for VisionConfig {
             head_width: 64,
             mlp_ratio: 4.0,
             attn_pooler_heads: 8,
+            attn_pooler_queries: 256,
         }
     }
 }
@@ -130,13 +133,12 @@ fn fixed() -> Value {
 }
 
 impl OpenClipConfig {
-    /// Reads `open_clip_config.json` of a folder.
+    /// Reads an `open_clip_config.json`.
     ///
     /// # Errors
     /// The file is missing or broken, or describes other towers than OpenCLIP's own transformers.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("open_clip_config.json");
-        let config: Self = read_config(&path, &fixed())?;
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = read_config(path, &fixed())?;
         let (vision, text) = (&config.model_cfg.vision_cfg, &config.model_cfg.text_cfg);
         for (key, found, divides, of) in [
             ("vision_cfg.patch_size", vision.patch_size, vision.image_size, "image_size"),
@@ -145,7 +147,7 @@ impl OpenClipConfig {
         ] {
             if found == 0 || divides == 0 || !divides.is_multiple_of(found) {
                 let (key, expected) = (format!("model_cfg.{key}"), format!("a divisor of {of}, {divides}"));
-                return Err(Error::Unsupported { path, key, found: found.to_string(), expected });
+                return Err(Error::Unsupported { path: path.to_owned(), key, found: found.to_string(), expected });
             }
         }
         Ok(config)

@@ -1,11 +1,11 @@
-//! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP and of `transformers`.
+//! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP, timm and `transformers`.
 
-use super::open_clip::LAYER_NORM_EPS;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::layers::{Activation, Attention, LayerNorm, Linear};
 use crate::weights::Weights;
 use candle_core::{Result, Tensor};
+use checkpoint::Layout;
 
 /// x + attention(ln_1(x)), then x + mlp(ln_2(x)).
 #[derive(Debug)]
@@ -21,55 +21,44 @@ pub struct ResidualBlock {
     c_proj: Linear,
 }
 
-impl ResidualBlock {
-    /// OpenCLIP's keys: ln_1, attn, ln_2, mlp.c_fc, mlp.c_proj. `hidden`: width of the feed-forward layer.
-    ///
-    /// # Errors
-    /// A tensor is missing or has another shape.
-    pub fn load(width: usize, hidden: usize, activation: Activation, weights: &Weights) -> error::Result<Self> {
-        let (attn, mlp) = (weights.at("attn"), weights.at("mlp"));
-        let in_proj_weight = attn.get(&[3 * width, width], "in_proj_weight")?;
-        let in_proj_bias = attn.get(&[3 * width], "in_proj_bias")?;
-        let in_proj = |part: usize| {
-            let rows = |tensor: &Tensor| tensor.narrow(0, part * width, width);
-            Linear::new(&rows(&in_proj_weight)?, Some(&rows(&in_proj_bias)?))
-        };
-        Ok(Self {
-            ln_1: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_1"))?,
-            query: in_proj(0)?,
-            key: in_proj(1)?,
-            value: in_proj(2)?,
-            out_proj: Linear::load(width, width, &attn.at("out_proj"))?,
-            ln_2: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_2"))?,
-            c_fc: Linear::load(width, hidden, &mlp.at("c_fc"))?,
-            activation,
-            c_proj: Linear::load(hidden, width, &mlp.at("c_proj"))?,
-        })
-    }
+/// What all blocks of a tower share.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockShape {
+    pub width: usize,
+    /// Width of the feed-forward layer.
+    pub hidden: usize,
+    pub activation: Activation,
+    /// Added to the variance by both norms.
+    pub eps: f64,
+}
 
-    /// The keys of `transformers`: layer_norm1, self_attn, layer_norm2, mlp.fc1, mlp.fc2. `hidden`: width of the feed-forward
-    /// layer; `eps`: added to the variance by both norms.
+impl ResidualBlock {
+    /// Reads a block under the key names of `layout`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load_transformers(
-        width: usize,
-        hidden: usize,
-        activation: Activation,
-        eps: f64,
-        weights: &Weights,
-    ) -> error::Result<Self> {
-        let (attn, mlp) = (weights.at("self_attn"), weights.at("mlp"));
+    pub fn load(shape: BlockShape, layout: Layout, weights: &Weights) -> error::Result<Self> {
+        let BlockShape { width, hidden, activation, eps } = shape;
+        let [ln_1, ln_2] = match layout {
+            Layout::OpenClip => ["ln_1", "ln_2"],
+            Layout::Timm => ["norm1", "norm2"],
+            Layout::Transformers => ["layer_norm1", "layer_norm2"],
+        };
+        let [c_fc, c_proj] = match layout {
+            Layout::OpenClip => ["mlp.c_fc", "mlp.c_proj"],
+            Layout::Timm | Layout::Transformers => ["mlp.fc1", "mlp.fc2"],
+        };
+        let [query, key, value, out_proj] = projections(width, layout, weights)?;
         Ok(Self {
-            ln_1: LayerNorm::load(width, eps, &weights.at("layer_norm1"))?,
-            query: Linear::load(width, width, &attn.at("q_proj"))?,
-            key: Linear::load(width, width, &attn.at("k_proj"))?,
-            value: Linear::load(width, width, &attn.at("v_proj"))?,
-            out_proj: Linear::load(width, width, &attn.at("out_proj"))?,
-            ln_2: LayerNorm::load(width, eps, &weights.at("layer_norm2"))?,
-            c_fc: Linear::load(width, hidden, &mlp.at("fc1"))?,
+            ln_1: LayerNorm::load(width, eps, &weights.at(ln_1))?,
+            query,
+            key,
+            value,
+            out_proj,
+            ln_2: LayerNorm::load(width, eps, &weights.at(ln_2))?,
+            c_fc: Linear::load(width, hidden, &weights.at(c_fc))?,
             activation,
-            c_proj: Linear::load(hidden, width, &mlp.at("fc2"))?,
+            c_proj: Linear::load(hidden, width, &weights.at(c_proj))?,
         })
     }
 
@@ -84,4 +73,21 @@ impl ResidualBlock {
         let hidden = self.activation.forward(&self.c_fc.forward(&self.ln_2.forward(&x)?)?)?;
         x.add(&self.c_proj.forward(&hidden)?)
     }
+}
+
+/// The attention's query, key, value and output. OpenCLIP and timm store the first three as one matrix.
+fn projections(width: usize, layout: Layout, weights: &Weights) -> error::Result<[Linear; 4]> {
+    let linear = |name: &str| Linear::load(width, width, &weights.at(name));
+    let (weight, bias, out) = match layout {
+        Layout::OpenClip => ("attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj"),
+        Layout::Timm => ("attn.qkv.weight", "attn.qkv.bias", "attn.proj"),
+        Layout::Transformers => {
+            let [query, key, value] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(linear);
+            return Ok([query?, key?, value?, linear("self_attn.out_proj")?]);
+        }
+    };
+    let (weight, bias) = (weights.get(&[3 * width, width], weight)?, weights.get(&[3 * width], bias)?);
+    let rows = |tensor: &Tensor, part: usize| tensor.narrow(0, part * width, width);
+    let [query, key, value] = [0, 1, 2].map(|part| Linear::new(&rows(&weight, part)?, Some(&rows(&bias, part)?)));
+    Ok([query?, key?, value?, linear(out)?])
 }

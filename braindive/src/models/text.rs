@@ -6,12 +6,13 @@ use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Tensor};
+use checkpoint::Names;
 use serde::Deserialize;
 use std::path::Path;
 
 /// `text_encoder/config.json`.
 #[derive(Debug, Clone, Deserialize)]
-pub(super) struct TextEncoderConfig {
+pub struct TextEncoderConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
     /// Width of the feed-forward layers.
@@ -24,6 +25,22 @@ pub(super) struct TextEncoderConfig {
     pub layer_norm_eps: f64,
 }
 
+impl TextEncoderConfig {
+    /// Reads and checks `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the heads do not divide the width.
+    pub fn read(path: &Path) -> Result<Self> {
+        let config: Self = read_config(path, &serde_json::json!({}))?;
+        let (heads, width) = (config.num_attention_heads, config.hidden_size);
+        if heads == 0 || !width.is_multiple_of(heads) {
+            let (key, expected) = ("num_attention_heads".to_owned(), format!("a divisor of hidden_size, {width}"));
+            return Err(Error::Unsupported { path: path.to_owned(), key, found: heads.to_string(), expected });
+        }
+        Ok(config)
+    }
+}
+
 /// Prompts to the context of the UNet's cross-attention.
 #[derive(Debug)]
 pub struct TextEncoder {
@@ -34,26 +51,27 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Reads `tokenizer/` and `text_encoder/{config.json, model.safetensors}` of a Stable Diffusion folder. The keys may have the
-    /// published prefix `text_model.` or none.
+    /// Reads `tokenizer/` and `text_encoder/` of a Stable Diffusion folder.
     ///
     /// # Errors
-    /// A file is missing or broken, a tensor has another shape than the configuration says, or the heads do not divide the width.
+    /// A file is missing or broken, or a tensor has another shape than the configuration says.
     pub fn load(diffusion: &Path, dtype: DType, device: &Device) -> Result<Self> {
         let folder = diffusion.join("text_encoder");
-        let path = folder.join("config.json");
-        let config: TextEncoderConfig = read_config(&path, &serde_json::json!({}))?;
-        let (heads, width) = (config.num_attention_heads, config.hidden_size);
-        if heads == 0 || !width.is_multiple_of(heads) {
-            let (key, expected) = ("num_attention_heads".to_owned(), format!("a divisor of hidden_size, {width}"));
-            return Err(Error::Unsupported { path, key, found: heads.to_string(), expected });
-        }
-        let weights = Weights::open(folder.join("model.safetensors"), dtype, device)?;
-        let prefixed = weights.at("text_model");
-        let weights = if prefixed.contains("final_layer_norm.weight") { prefixed } else { weights };
-        let transformer = TextTransformer::load_transformers(&config, &weights)?;
+        let config = TextEncoderConfig::read(&folder.join("config.json"))?;
         let tokenizer = Tokenizer::load(&diffusion.join("tokenizer"), Dialect::Transformers)?;
-        Ok(Self { tokenizer, transformer, context: config.max_position_embeddings, device: device.clone() })
+        Self::from_weights(&config, tokenizer, &Weights::find(&folder, Names::TRANSFORMERS, dtype, device)?)
+    }
+
+    /// Reads the encoder in `weights`, whose keys may have the published prefix `text_model.` or none.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape than the configuration says.
+    pub fn from_weights(config: &TextEncoderConfig, tokenizer: Tokenizer, weights: &Weights) -> Result<Self> {
+        let prefixed = weights.at("text_model");
+        let encoder = if prefixed.contains("final_layer_norm.weight") { &prefixed } else { weights };
+        let transformer = TextTransformer::load_transformers(config, encoder)?;
+        let device = weights.device().clone();
+        Ok(Self { tokenizer, transformer, context: config.max_position_embeddings, device })
     }
 
     /// The states of a prompt's tokens and of its padding after the final norm: [1, 77, width].

@@ -2,12 +2,13 @@
 //! (Radford et al. 2021, section 2.4), under the key names of `transformers` and of OpenCLIP.
 
 use super::open_clip::{LAYER_NORM_EPS, ModelConfig};
-use super::residual_block::ResidualBlock;
+use super::residual_block::{BlockShape, ResidualBlock};
 use super::text::TextEncoderConfig;
 use crate::error::Result;
 use crate::layers::{Attention, LayerNorm};
 use crate::weights::Weights;
 use candle_core::{Device, Tensor};
+use checkpoint::Layout;
 
 /// A text transformer with its embeddings.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ impl TextTransformer {
     pub fn load_transformers(config: &TextEncoderConfig, weights: &Weights) -> Result<Self> {
         let (width, hidden, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let (embeddings, layers) = (weights.at("embeddings"), weights.at("encoder.layers"));
-        let block = |i| ResidualBlock::load_transformers(width, hidden, config.hidden_act, eps, &layers.at(i));
+        let shape = BlockShape { width, hidden, activation: config.hidden_act, eps };
+        let block = |i| ResidualBlock::load(shape, Layout::Transformers, &layers.at(i));
         Ok(Self {
             token_embedding: embeddings.get(&[config.vocab_size, width], "token_embedding.weight")?,
             positional_embedding: embeddings
@@ -49,7 +51,8 @@ impl TextTransformer {
         let positions = text.context_length + usize::from(text.embed_cls);
         let hidden = (width as f64 * text.mlp_ratio) as usize;
         let layers = weights.at("transformer.resblocks");
-        let block = |i| ResidualBlock::load(width, hidden, config.activation(), &layers.at(i));
+        let shape = BlockShape { width, hidden, activation: config.activation(), eps: LAYER_NORM_EPS };
+        let block = |i| ResidualBlock::load(shape, Layout::OpenClip, &layers.at(i));
         Ok(Self {
             token_embedding: weights.get(&[text.vocab_size, width], "token_embedding.weight")?,
             positional_embedding: weights.get(&[positions, width], "positional_embedding")?,

@@ -201,8 +201,8 @@ mod tests {
             .collect();
         bundles.push((repository().join("miniature/golden"), repository().join("miniature/bundle")));
         assert_eq!(bundles.len(), 6);
-        let prompts: Vec<&str> =
-            crate::probe::prompts::PAPER.iter().flat_map(|(_, prompts)| *prompts).copied().collect();
+        let classes = protocol::probe::paper();
+        let prompts: Vec<&str> = classes.iter().flat_map(|class| &class.prompts).map(String::as_str).collect();
         for (case, bundle) in bundles {
             let inputs = safetensors::load(case.join("inputs.safetensors"), &Device::Cpu).unwrap();
             let folder = bundle.join("sd/tokenizer");

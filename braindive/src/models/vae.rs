@@ -9,13 +9,14 @@ use crate::gradient::{Keep, Tracked};
 use crate::layers::{Attention, Conv2d, GroupNorm, Linear};
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Result};
+use checkpoint::Names;
 use serde::Deserialize;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 
 /// The published autoencoder's group norms add this to the variance.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 
 /// `vae/config.json`.
 #[derive(Debug, Clone, Deserialize)]
@@ -82,16 +83,24 @@ pub struct VaeDecoder {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 impl VaeDecoder {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    /// Reads `config.json` and the weights in `folder`.
     ///
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let config = VaeConfig::read(&folder.as_ref().join("config.json"))?;
-        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), Names::DIFFUSERS, dtype, device)?)
+    }
+
+    /// Reads the decoder in the whole autoencoder's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or not what the configuration says.
+    pub fn from_weights(config: VaeConfig, weights: &Weights) -> error::Result<Self> {
         let (latents, groups) = (config.latent_channels, config.norm_num_groups);
         let shape = ResnetShape { groups, eps: EPS, time: None };
         let decoder = weights.at("decoder");
@@ -116,8 +125,14 @@ impl VaeDecoder {
             up_blocks,
             conv_norm_out: GroupNorm::load(groups, channels, EPS, &decoder.at("conv_norm_out"))?,
             conv_out: Conv2d::load(channels, config.out_channels, 3, &decoder.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of the decoder's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// `latents`: [batch, 4, h, w], scaled as diffusion sees them; returns [batch, 3, h·f, w·f], about −1..1, not clamped.
@@ -175,7 +190,7 @@ impl UpBlock {
 
 /// Self-attention of one head over all pixels, with a residual.
 #[derive(Debug)]
-struct SpatialAttention {
+pub(super) struct SpatialAttention {
     group_norm: GroupNorm,
     to_q: Linear,
     to_k: Linear,
@@ -185,7 +200,7 @@ struct SpatialAttention {
 
 impl SpatialAttention {
     /// The published files name the projections query, key, value and proj_attn; diffusers writes to_q … to_out.0 today.
-    fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
+    pub(super) fn load(channels: usize, groups: usize, weights: &Weights) -> error::Result<Self> {
         let published = weights.contains("query.weight");
         let linear = |today: &str, before: &str| {
             Linear::load(channels, channels, &weights.at(if published { before } else { today }))
@@ -199,7 +214,7 @@ impl SpatialAttention {
         })
     }
 
-    fn forward(&self, x: &Tracked) -> Result<Tracked> {
+    pub(super) fn forward(&self, x: &Tracked) -> Result<Tracked> {
         let (_, _, height, width) = x.value().dims4()?;
         let tokens = self.group_norm.forward(x)?.to_tokens()?;
         let [q, k, v] = [&self.to_q, &self.to_k, &self.to_v].map(|layer| layer.forward(&tokens));

@@ -1,14 +1,14 @@
-//! OpenCLIP's vision transformer (Dosovitskiy et al. 2021; Radford et al. 2021), differentiable in its pixels.
-//!
-//! Keys below `visual.`: conv1, class_embedding, positional_embedding, ln_pre, transformer.resblocks.N, ln_post, proj.
+//! CLIP's vision transformer (Dosovitskiy et al. 2021; Radford et al. 2021), differentiable in its pixels, under the key names of
+//! OpenCLIP, timm and `transformers`.
 
-use super::open_clip::{LAYER_NORM_EPS, OpenClipConfig, VisionConfig};
-use super::residual_block::ResidualBlock;
+use super::VitConfig;
+use super::residual_block::{BlockShape, ResidualBlock};
 use crate::error;
 use crate::gradient::Tracked;
-use crate::layers::{Activation, Attention, Conv2d, LayerNorm, Linear, resize_bilinear};
+use crate::layers::{Attention, Conv2d, LayerNorm, Linear, resize_bilinear};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result, Tensor};
+use checkpoint::{Backbone, Layout};
 use std::path::Path;
 
 /// The transformer up to its last block, shared by class-token pooling here and attentional pooling in CoCa.
@@ -24,25 +24,77 @@ pub struct Trunk {
     attention: Attention,
 }
 
+/// Whose names the tensors have, where they differ between publishers.
+struct Keys {
+    /// Above the trunk's keys.
+    root: &'static str,
+    patches: &'static str,
+    class: &'static str,
+    positions: &'static str,
+    ln_pre: &'static str,
+    blocks: &'static str,
+    ln_post: &'static str,
+}
+
+impl Keys {
+    fn of(layout: Layout) -> Self {
+        match layout {
+            Layout::OpenClip => Self {
+                root: "visual",
+                patches: "conv1",
+                class: "class_embedding",
+                positions: "positional_embedding",
+                ln_pre: "ln_pre",
+                blocks: "transformer.resblocks",
+                ln_post: "ln_post",
+            },
+            Layout::Timm => Self {
+                root: "",
+                patches: "patch_embed.proj",
+                class: "cls_token",
+                positions: "pos_embed",
+                ln_pre: "norm_pre",
+                blocks: "blocks",
+                ln_post: "norm",
+            },
+            Layout::Transformers => Self {
+                root: "vision_model",
+                patches: "embeddings.patch_embedding",
+                class: "embeddings.class_embedding",
+                positions: "embeddings.position_embedding.weight",
+                ln_pre: "pre_layrnorm",
+                blocks: "encoder.layers",
+                ln_post: "post_layernorm",
+            },
+        }
+    }
+}
+
 impl Trunk {
-    /// Reads the tower below `weights`, usually `visual`.
+    /// Reads the tower in the whole model's `weights`, under the key names of `config.layout`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load(config: &VisionConfig, activation: Activation, weights: &Weights) -> error::Result<Self> {
-        let width = config.width;
-        let patches = (config.image_size / config.patch_size).pow(2);
-        let hidden = (width as f64 * config.mlp_ratio) as usize;
-        let blocks = weights.at("transformer.resblocks");
+    pub fn load(config: &VitConfig, weights: &Weights) -> error::Result<Self> {
+        let &VitConfig { layout, width, hidden, activation, eps, .. } = config;
+        let keys = Keys::of(layout);
+        let weights = weights.at(keys.root);
+        let positions = 1 + (config.image_size / config.patch_size).pow(2);
+        // timm stores a batch of one.
+        let batch: &[usize] = if layout == Layout::Timm { &[1] } else { &[] };
+        let class = weights.get(&[batch, batch, &[width]].concat(), keys.class)?;
+        let positional_embedding = weights.get(&[batch, &[positions, width]].concat(), keys.positions)?;
+        let shape = BlockShape { width, hidden, activation, eps };
+        let blocks = weights.at(keys.blocks);
         Ok(Self {
-            conv1: Conv2d::load_patches(3, width, config.patch_size, &weights.at("conv1"))?,
-            class_embedding: weights.get(&[width], "class_embedding")?.reshape((1, 1, width))?,
-            positional_embedding: weights.get(&[1 + patches, width], "positional_embedding")?,
-            ln_pre: LayerNorm::load(width, LAYER_NORM_EPS, &weights.at("ln_pre"))?,
+            conv1: Conv2d::load_patches(3, width, config.patch_size, &weights.at(keys.patches))?,
+            class_embedding: class.reshape((1, 1, width))?,
+            positional_embedding: positional_embedding.reshape((positions, width))?,
+            ln_pre: LayerNorm::load(width, eps, &weights.at(keys.ln_pre))?,
             blocks: (0..config.layers)
-                .map(|i| ResidualBlock::load(width, hidden, activation, &blocks.at(i)))
+                .map(|i| ResidualBlock::load(shape, layout, &blocks.at(i)))
                 .collect::<error::Result<_>>()?,
-            attention: Attention::new(width / config.head_width),
+            attention: Attention::new(config.heads),
         })
     }
 
@@ -60,28 +112,51 @@ impl Trunk {
     }
 }
 
-/// The image tower of an OpenCLIP model: image → features.
+/// The image tower of a CLIP model: image → features.
 #[derive(Debug)]
 pub struct VisionTransformer {
-    pub config: OpenClipConfig,
+    pub config: VitConfig,
     trunk: Trunk,
     ln_post: LayerNorm,
     proj: Linear,
+    weight_bytes: u64,
 }
 
 impl VisionTransformer {
-    /// Reads `open_clip_config.json` and `open_clip_model.safetensors` in `folder`.
+    /// Reads the tower in `folder`, as OpenCLIP, timm or `transformers` published it; see [`Backbone::find`].
     ///
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
-        let config = OpenClipConfig::read(folder.as_ref())?;
-        let visual = Weights::open(folder.as_ref().join("open_clip_model.safetensors"), dtype, device)?.at("visual");
-        let (vision, features) = (&config.model_cfg.vision_cfg, config.model_cfg.embed_dim);
-        let trunk = Trunk::load(vision, config.model_cfg.activation(), &visual)?;
-        let ln_post = LayerNorm::load(vision.width, LAYER_NORM_EPS, &visual.at("ln_post"))?;
-        let proj = Linear::new(&visual.get(&[vision.width, features], "proj")?.t()?, None)?;
-        Ok(Self { config, trunk, ln_post, proj })
+        let backbone = Backbone::find(folder.as_ref())?;
+        let config = VitConfig::read(&backbone)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), backbone.layout.names(), dtype, device)?)
+    }
+
+    /// Reads the tower in the whole model's `weights`.
+    ///
+    /// # Errors
+    /// A tensor is missing or not what the configuration says.
+    pub fn from_weights(config: VitConfig, weights: &Weights) -> error::Result<Self> {
+        let (width, features) = (config.width, config.features);
+        let keys = Keys::of(config.layout);
+        let proj = match config.layout {
+            Layout::OpenClip => Linear::new(&weights.get(&[width, features], "visual.proj")?.t()?, None)?,
+            Layout::Timm => Linear::load(width, features, &weights.at("head"))?,
+            Layout::Transformers => Linear::load_without_bias(width, features, &weights.at("visual_projection"))?,
+        };
+        Ok(Self {
+            trunk: Trunk::load(&config, weights)?,
+            ln_post: LayerNorm::load(width, config.eps, &weights.at(keys.root).at(keys.ln_post))?,
+            proj,
+            weight_bytes: weights.bytes(),
+            config,
+        })
+    }
+
+    /// Bytes of the tower's weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 
     /// Resizes [batch, 3, height, width] in 0..1 to the tower's input (bilinear, not antialiased) and normalises it.
@@ -89,8 +164,8 @@ impl VisionTransformer {
     /// # Errors
     /// `image` is no batch of RGB images.
     pub fn preprocess(&self, image: &Tracked) -> Result<Tracked> {
-        let size = self.config.model_cfg.vision_cfg.image_size;
-        self.config.preprocess_cfg.normalise(&resize_bilinear(image, size, size)?)
+        let size = self.config.image_size;
+        self.config.preprocess.normalise(&resize_bilinear(image, size, size)?)
     }
 
     /// `pixels`: as [`VisionTransformer::preprocess`] returns them; returns [batch, embed_dim], not normalised.

@@ -1,13 +1,19 @@
 //! Zero-shot classification (Luo et al. 2023, section 4.2 and supplement, section 15): an image belongs to the class of the single prompt whose
 //! CoCa feature has the highest cosine with the image's.
 
-use super::prompts::PromptClass;
 use crate::error::{Error, Result};
 use crate::image::RgbImage8;
 use crate::models::coca::Coca;
 use crate::models::tokenizer::Tokenizer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
+
+/// A named class and the prompts that stand for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptClass {
+    pub name: String,
+    pub prompts: Vec<String>,
+}
 
 /// A CoCa model and the features of the prompts that it compares images with.
 #[derive(Debug)]

@@ -1,23 +1,28 @@
 //! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
+pub mod ddim;
 mod diffusion;
 pub mod dpm_solver;
+pub mod euler;
 pub mod guidance;
+mod memory;
 pub mod noise;
 mod parameters;
 pub mod sag;
 pub mod schedule;
+pub mod solver;
+pub mod start;
 pub mod trace;
 
 pub use diffusion::Diffusion;
-pub use parameters::{Item, Memory, Parameters};
+pub use memory::{Footprint, Memory};
+pub use parameters::{Gradient, Item, Parameters, TextGuidance};
 
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;
 use crate::models::unet::MidAttention;
 use crate::models::vit::VisionTransformer;
 use candle_core::{D, DType, Tensor};
-use dpm_solver::DpmSolver;
 use guidance::{BrainGuidance, brain_guidance};
 use sag::{SelfAttentionGuidance, self_attention_guidance};
 use schedule::NoiseLevel;
@@ -41,13 +46,15 @@ pub struct Step<'a> {
     pub steps: usize,
     pub level: NoiseLevel,
     pub latents_in: &'a Tensor,
-    /// The network's prediction, without any guidance.
+    /// The network's prediction for the prompt, without any guidance.
     pub noise_pred: &'a Tensor,
+    /// With text guidance: the prediction for the empty prompt.
+    pub null_pred: Option<&'a Tensor>,
     /// The mid block's self-attention; with `sag` only.
     pub attention: Option<&'a MidAttention>,
     pub sag: Option<&'a SelfAttentionGuidance>,
     pub guidance: Option<&'a BrainGuidance>,
-    /// With both guidances.
+    /// With all guidances.
     pub noise_pred_final: &'a Tensor,
     /// The solver's data prediction.
     pub solver_x0: &'a Tensor,
@@ -56,8 +63,8 @@ pub struct Step<'a> {
 
 /// Samples a batch of images whose predicted activations are high, each by its own target.
 ///
-/// One forward pass of the UNet serves both guidances: self-attention guidance takes its attention, brain guidance its
-/// gradient. `observer` sees every step and may stop the run. An image whose latents or activation are not finite fails alone.
+/// One forward pass of the UNet serves self-attention guidance, which takes its attention, and brain guidance, which takes its
+/// gradient, unless there is text guidance (see [`TextGuidance`]). `observer` sees every step and may stop the run. An image whose latents or activation are not finite fails alone.
 ///
 /// # Errors
 /// A parameter does not fit the models, the observer stopped the run or failed, all images failed.
@@ -69,21 +76,21 @@ pub fn sample(
     mut observer: impl FnMut(&Step<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<Vec<Result<Sample>>> {
     parameters.check(items, diffusion)?;
-    let Parameters { steps, final_sigma, .. } = *parameters;
+    let Parameters { steps, first_step, final_sigma, .. } = *parameters;
     let timesteps = diffusion.schedule.timesteps(steps)?;
-    let mut solver = DpmSolver::new(&diffusion.schedule.alpha_bars(steps, final_sigma)?, final_sigma);
+    let alpha_bars = diffusion.schedule.alpha_bars(steps, final_sigma)?;
+    let mut solver = parameters.solver.solver(&alpha_bars, final_sigma, first_step);
+    // Outside the guidance interval γ is 0.
+    let unguided: Vec<Item> = items.iter().map(|item| Item { gamma: 0.0, ..item.clone() }).collect();
     let initial: Vec<&Tensor> = items.iter().map(|item| &item.initial_latents).collect();
     let mut latents = Tensor::cat(&initial, 0)?.to_dtype(diffusion.state_dtype())?;
     let mut failed = vec![None; items.len()];
-    for (index, &timestep) in timesteps.iter().enumerate() {
+    for (index, &timestep) in timesteps.iter().enumerate().skip(first_step) {
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
-        let Predicted { noise_pred, attention, sag, guidance } =
-            predict(diffusion, backbone, parameters, items, &latents, level)?;
-        let mut noise_pred_final = sag.as_ref().map_or(&noise_pred, |sag| &sag.noise_pred).clone();
-        if let Some(guidance) = &guidance {
-            // ε′ = ε − √(1−ᾱ)·∇(γ·activation), section 3.3 of the paper.
-            noise_pred_final = (noise_pred_final - (&guidance.grad_latents * level.sigma())?)?;
-        }
+        let items = if parameters.is_guided(index) { items } else { &unguided };
+        let predicted = predict(diffusion, backbone, parameters, items, &latents, level)?;
+        let noise_pred_final = predicted.guided(parameters, level)?;
+        let Predicted { noise_pred, null_pred, attention, sag, guidance } = predicted;
         let solved = solver.step(index, &noise_pred_final, &latents)?;
         note_failures(&mut failed, index, "latents", &finite_rows(&solved.latents)?);
         if let Some(guidance) = &guidance {
@@ -99,6 +106,7 @@ pub fn sample(
             level,
             latents_in: &latents,
             noise_pred: &noise_pred,
+            null_pred: null_pred.as_ref(),
             attention: attention.as_ref(),
             sag: sag.as_ref(),
             guidance: guidance.as_ref(),
@@ -127,13 +135,33 @@ pub fn sample(
 /// The network's prediction at one noise level, and what guidance makes of it.
 #[derive(Debug)]
 pub struct Predicted {
+    /// For the prompt.
     pub noise_pred: Tensor,
+    /// With text guidance: for the empty prompt.
+    pub null_pred: Option<Tensor>,
     pub attention: Option<MidAttention>,
     pub sag: Option<SelfAttentionGuidance>,
     pub guidance: Option<BrainGuidance>,
 }
 
-/// One forward pass, brain guidance unless every γ is 0, self-attention guidance unless its scale is 0. `latents`: [batch, 4, h, w].
+impl Predicted {
+    /// ε with all guidances.
+    fn guided(&self, parameters: &Parameters, level: NoiseLevel) -> candle_core::Result<Tensor> {
+        let plain = self.null_pred.as_ref().unwrap_or(&self.noise_pred);
+        let mut guided = self.sag.as_ref().map_or(plain, |sag| &sag.noise_pred).clone();
+        if let Some(TextGuidance { scale, .. }) = parameters.text_guidance {
+            guided = (guided + ((&self.noise_pred - plain)? * scale)?)?;
+        }
+        if let Some(guidance) = &self.guidance {
+            // ε′ = ε − √(1−ᾱ)·∇(γ·activation), section 3.3 of the paper.
+            guided = (guided - (&guidance.grad_latents * level.sigma())?)?;
+        }
+        Ok(guided)
+    }
+}
+
+/// One forward pass, brain guidance unless every γ is 0, self-attention guidance unless its scale is 0; with text guidance a
+/// forward pass for the empty prompt, whose attention serves self-attention guidance. `latents`: [batch, 4, h, w].
 ///
 /// # Errors
 /// The shapes do not fit together.
@@ -145,20 +173,34 @@ pub fn predict(
     latents: &Tensor,
     level: NoiseLevel,
 ) -> candle_core::Result<Predicted> {
-    let &Parameters { sag_scale, memory, .. } = parameters;
+    let Parameters { sag_scale, ref text_guidance, gradient, memory, .. } = *parameters;
     let prompts: Vec<&Tensor> = items.iter().map(|item| &item.prompt_embeds).collect();
     let prompt_embeds = &Tensor::cat(&prompts, 0)?;
     let guided = items.iter().any(|item| item.gamma != 0.0);
-    let input = if guided { Tracked::input(latents.clone()) } else { latents.into() };
+    let constant = Tracked::from(latents);
+    let input = if guided { Tracked::input(latents.clone()) } else { constant.clone() };
+    let unet_input = if gradient == Gradient::Full { &input } else { &constant };
+    let wants_attention = sag_scale != 0.0;
+    let takes_attention = wants_attention && text_guidance.is_none();
     let (prediction, attention) =
-        diffusion.predict_noise(&input, level, prompt_embeds, memory.unet, sag_scale != 0.0)?;
+        diffusion.predict_noise(unet_input, level, prompt_embeds, memory.unet, takes_attention)?;
     let noise_pred = prediction.value().clone();
     let guidance = guided.then(|| brain_guidance(diffusion, backbone, items, &input, prediction, level, memory));
     let guidance = guidance.transpose()?;
+    // The branch that self-attention guidance degrades.
+    let (plain, attention, plain_embeds) = match text_guidance {
+        None => (noise_pred.clone(), attention, prompt_embeds),
+        Some(TextGuidance { null_embeds, .. }) => {
+            let (prediction, attention) =
+                diffusion.predict_noise(&constant, level, null_embeds, memory.unet, wants_attention)?;
+            (prediction.into_value(), attention, null_embeds)
+        }
+    };
     let sag = attention.as_ref().map(|attention| {
-        self_attention_guidance(diffusion, latents, &noise_pred, attention, prompt_embeds, level, sag_scale)
+        self_attention_guidance(diffusion, latents, &plain, attention, plain_embeds, level, sag_scale)
     });
-    Ok(Predicted { noise_pred, sag: sag.transpose()?, attention, guidance })
+    let null_pred = text_guidance.is_some().then_some(plain);
+    Ok(Predicted { sag: sag.transpose()?, noise_pred, null_pred, attention, guidance })
 }
 
 /// The step in which an image first held a number that is not finite, and where.

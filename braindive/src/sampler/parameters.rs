@@ -1,11 +1,12 @@
 //! What decides a sample, besides the models.
 
-use super::Diffusion;
 use super::schedule::FinalSigma;
+use super::solver::Method;
+use super::{Diffusion, Memory};
 use crate::encoder::Target;
 use crate::error::{Error, Result};
-use crate::gradient::Keep;
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// The smallest side of latents that self-attention guidance can blur.
 const SAG_MIN_SIDE: usize = 5;
@@ -13,12 +14,62 @@ const SAG_MIN_SIDE: usize = 5;
 /// What all images of a batch share.
 #[derive(Debug, Clone)]
 pub struct Parameters {
+    /// Of the whole schedule, from pure noise.
     pub steps: usize,
+    /// The first step that is taken: 0 from pure noise, later from the latents of an image (see [`super::start`]).
+    pub first_step: usize,
+    pub solver: Method,
+    pub final_sigma: FinalSigma,
     /// Self-attention guidance scale; 0 turns it off.
     pub sag_scale: f64,
-    pub final_sigma: FinalSigma,
+    pub text_guidance: Option<TextGuidance>,
+    /// Brain guidance acts in step i of n if i/n lies in here (Kynkäänniemi et al. 2024, for text guidance).
+    pub guidance_interval: Range<f64>,
+    pub gradient: Gradient,
     /// Changes no result.
     pub memory: Memory,
+}
+
+impl Default for Parameters {
+    /// The recipe of Luo et al. 2023, to σ = 0.
+    fn default() -> Self {
+        Self {
+            steps: 50,
+            first_step: 0,
+            solver: Method::default(),
+            final_sigma: FinalSigma::Zero,
+            sag_scale: 0.75,
+            text_guidance: None,
+            guidance_interval: 0.0..1.0,
+            gradient: Gradient::default(),
+            memory: Memory::default(),
+        }
+    }
+}
+
+/// Classifier-free guidance (Ho and Salimans 2022) towards the prompt: ε_∅ + s (ε_prompt − ε_∅).
+///
+/// As in diffusers' pipeline of self-attention guidance, the latter's part is that of the empty prompt:
+/// ε = ε_∅ + s (ε_prompt − ε_∅) + w (ε_∅ − ε_∅(degraded)). Brain guidance takes x̂₀ and its gradient from ε_prompt, the
+/// prompt's plain prediction.
+#[derive(Debug, Clone)]
+pub struct TextGuidance {
+    /// s
+    pub scale: f64,
+    /// The text encoder's last hidden state for the empty prompt: [1, tokens, width].
+    pub null_embeds: Tensor,
+}
+
+/// What the gradient of brain guidance flows through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gradient {
+    /// Encoder, decoder and UNet.
+    #[default]
+    Full,
+    /// Encoder and decoder; ε counts as a constant (He et al. 2024, "Manifold preserving guided diffusion", take the gradient
+    /// with respect to x̂₀, too). With x̂₀ = (x − √(1−ᾱ) ε)/√ᾱ and x′ = √(1−ᾱ)·x̂₀ + (1−√(1−ᾱ))·x it is
+    /// ∇ₓ = (√(1−ᾱ)/√ᾱ + 1 − √(1−ᾱ))·∇ₓ′ (γ·activation). The UNet needs no backward pass.
+    PredX0,
 }
 
 /// One image of a batch. Images do not influence each other.
@@ -29,24 +80,17 @@ pub struct Item {
     pub gamma: f64,
     /// The text encoder's last hidden state for the prompt: [1, tokens, width].
     pub prompt_embeds: Tensor,
-    /// Standard normal noise, [1, 4, h, w], see [`Diffusion::latent_shape`]; of one shape in a batch.
+    /// Latents at the noise level of the first step, standard normal noise for step 0: [1, 4, h, w], see
+    /// [`Diffusion::latent_shape`]; of one shape in a batch.
     pub initial_latents: Tensor,
 }
 
-/// What the networks keep for the gradient.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    pub unet: Keep,
-    pub vae: Keep,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { unet: Keep::Activations, vae: Keep::Activations }
-    }
-}
-
 impl Parameters {
+    /// Whether brain guidance acts in step `index`.
+    pub fn is_guided(&self, index: usize) -> bool {
+        self.guidance_interval.contains(&(index as f64 / self.steps as f64))
+    }
+
     /// Whether the models can sample the batch.
     ///
     /// # Errors
@@ -62,6 +106,15 @@ impl Parameters {
                 self.sag_scale.to_string(),
                 "a finite number".to_owned(),
             );
+        }
+        if self.first_step >= self.steps {
+            let expected = format!("less than the number of steps, {}", self.steps);
+            return refuse("the first step", self.first_step.to_string(), expected);
+        }
+        let Range { start, end } = self.guidance_interval;
+        if !(0.0 <= start && start < end && end <= 1.0) {
+            let expected = "from and to with 0 <= from < to <= 1".to_owned();
+            return refuse("the guidance interval", format!("{start} to {end}"), expected);
         }
         let (channels, multiple) = (diffusion.unet.config.in_channels, diffusion.unet.config.size_multiple());
         let latents = first.initial_latents.dims();
@@ -80,6 +133,16 @@ impl Parameters {
             }
         }
         let width = diffusion.unet.config.cross_attention_dim;
+        if let Some(TextGuidance { scale, null_embeds }) = &self.text_guidance {
+            if !scale.is_finite() {
+                return refuse("the text guidance scale", scale.to_string(), "a finite number".to_owned());
+            }
+            let (found, expected) = (null_embeds.dims(), first.prompt_embeds.dims());
+            if found != expected {
+                let expected = format!("{expected:?}, as of the prompt");
+                return refuse("the shape of the empty prompt's embedding", format!("{found:?}"), expected);
+            }
+        }
         for item in items {
             let (found, prompt) = (item.initial_latents.dims(), item.prompt_embeds.dims());
             if found != latents {
@@ -95,5 +158,21 @@ impl Parameters {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_guided_if_its_share_of_the_schedule_lies_in_the_interval() {
+        let guided = |steps, guidance_interval| -> Vec<usize> {
+            let parameters = Parameters { steps, guidance_interval, ..Parameters::default() };
+            (0..steps).filter(|&step| parameters.is_guided(step)).collect()
+        };
+        assert_eq!(guided(10, 0.3..0.7), [3, 4, 5, 6]);
+        assert_eq!(guided(5, 0.0..0.5), [0, 1, 2]);
+        assert_eq!(guided(4, 0.0..1.0), [0, 1, 2, 3]);
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 /// Observes a run; [`Trace::finish`] turns what it saw into tensors by name.
 ///
 /// Stacked over steps: `step.latents_in`, `noise_pred`, `noise_pred_sag`, `noise_pred_final`, `solver_x0`, `latents_out`;
-/// with self-attention guidance `attn_colsum`, `sag_mask`, `sag_pred_x0`, `sag_blurred`, `degraded_latents`,
+/// with text guidance `null_pred`, the empty prompt's, which `noise_pred_sag` builds on; with self-attention guidance `attn_colsum`, `sag_mask`, `sag_pred_x0`, `sag_blurred`, `degraded_latents`,
 /// `degraded_pred`; with brain guidance `pred_x0`, `blended`, `grad_latents`, `clip_features`, `voxels`,
 /// `mean_activation`, `clamp_margin`, and of the steps in `decoded_steps` `decoded_raw` and `clip_input`.
 #[derive(Debug, Default)]
@@ -38,9 +38,13 @@ impl Trace {
     /// # Errors
     /// A tensor cannot be read.
     pub fn record(&mut self, step: &Step<'_>, encoder: &Encoder) -> Result<()> {
-        let noise_pred_sag = step.sag.map_or(step.noise_pred, |sag| &sag.noise_pred);
+        let plain = step.null_pred.unwrap_or(step.noise_pred);
+        let noise_pred_sag = step.sag.map_or(plain, |sag| &sag.noise_pred);
         self.push("latents_in", step.latents_in)?;
         self.push("noise_pred", step.noise_pred)?;
+        if let Some(null_pred) = step.null_pred {
+            self.push("null_pred", null_pred)?;
+        }
         self.push("noise_pred_sag", noise_pred_sag)?;
         self.push("noise_pred_final", step.noise_pred_final)?;
         self.push("solver_x0", step.solver_x0)?;

@@ -1,56 +1,81 @@
-//! Checkpoints: tensors of a safetensors file by key, converted to the type that computes.
+//! Weights by key, converted to the type that computes: from a checkpoint, or random.
 
 mod config;
+mod convert;
+mod random;
 
 pub use config::read_config;
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata};
-use safetensors::{SafeTensorError, SafeTensors};
+use checkpoint::{Checkpoint, Names};
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A memory-mapped safetensors file, seen below a key prefix. Cloning is cheap.
+/// The tensors of a model, seen below a key prefix. Cloning is cheap.
+///
+/// Files stay mapped: a tensor's elements are converted from the file straight into the tensor that computes, and let go.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    file: Arc<Checkpoint>,
+    shared: Arc<Shared>,
     prefix: String,
     dtype: DType,
     device: Device,
 }
 
 #[derive(Debug)]
-struct Checkpoint {
-    path: PathBuf,
-    map: Mmap,
-    /// Byte offset of the first tensor.
-    start: usize,
-    metadata: Metadata,
+struct Shared {
+    source: Source,
+    /// Keys of the tensors that were read.
+    read: Mutex<BTreeSet<String>>,
+    /// Of the tensors that were made.
+    bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Checkpoint(Checkpoint),
+    Random { seed: u64 },
 }
 
 impl Weights {
-    /// Opens `path`; every tensor read from it becomes `dtype` (F32 or F64) on `device`.
+    /// Opens a file of weights, or the index of its shards; see [`Checkpoint::open`]. Every tensor read from it becomes
+    /// `dtype` (F16, BF16, F32 or F64) on `device`.
     ///
     /// # Errors
-    /// The file cannot be read, is truncated, or is not safetensors.
+    /// As [`Checkpoint::open`].
     pub fn open(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
-        let path = path.as_ref().to_owned();
-        let read = |source| Error::Read { path: path.clone(), source };
-        let file = File::open(&path).map_err(read)?;
-        // SAFETY: the map is only read, and published checkpoints are not modified in place; a writer that broke this rule
-        // could change weights under us, as it could between two reads of the file.
-        let map = unsafe { Mmap::map(&file) }.map_err(read)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|source| explain(&path, &map, source))?;
-        let file = Checkpoint { path, map, start: 8 + header, metadata };
-        Ok(Self { file: Arc::new(file), prefix: String::new(), dtype, device: device.clone() })
+        Ok(Self::from_checkpoint(Checkpoint::open(path.as_ref())?, dtype, device))
     }
 
-    /// The same file below `name`, so that `weights.at("decoder").at("conv_in")` reads `decoder.conv_in.weight`.
+    /// Opens the weights in `folder`, under the first of `names` that is there; see [`Names::candidates`].
+    ///
+    /// # Errors
+    /// No such file, or as [`Checkpoint::open`].
+    pub fn find(folder: &Path, names: Names, dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self::from_checkpoint(names.open(folder)?, dtype, device))
+    }
+
+    /// The tensors of `checkpoint`; see [`Weights::open`].
+    pub fn from_checkpoint(checkpoint: Checkpoint, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::Checkpoint(checkpoint), dtype, device)
+    }
+
+    /// Has no file, and every tensor that is asked for with a shape: random, the same for the same seed and key, of a size that
+    /// keeps activations finite. For measurements at real sizes.
+    pub fn random(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self::from_source(Source::Random { seed }, dtype, device)
+    }
+
+    fn from_source(source: Source, dtype: DType, device: &Device) -> Self {
+        let shared = Arc::new(Shared { source, read: Mutex::default(), bytes: AtomicU64::new(0) });
+        Self { shared, prefix: String::new(), dtype, device: device.clone() }
+    }
+
+    /// The same source below `name`, so that `weights.at("decoder").at("conv_in")` reads `decoder.conv_in.weight`.
     #[must_use]
     pub fn at(&self, name: impl Display) -> Self {
         Self { prefix: self.key(&name.to_string()), ..self.clone() }
@@ -61,34 +86,39 @@ impl Weights {
     /// # Errors
     /// No such tensor, another shape, or elements that are no floating-point numbers; the error names file and key.
     pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
+        if let Source::Random { seed } = self.shared.source {
+            return self.made(random::tensor(seed, &self.key(name), shape, self.dtype)?);
+        }
         let found = self.shape(name)?;
         if found != shape {
-            let (path, key) = (self.file.path.clone(), self.key(name));
+            let (path, key) = (self.path().to_owned(), self.key(name));
             return Err(Error::WrongShape { path, key, found, expected: shape.to_vec() });
         }
         self.read(name)
     }
 
-    /// The tensor `name`, of any shape.
+    /// The tensor `name`, of any shape; random weights have none.
     ///
     /// # Errors
     /// As [`Weights::get`].
     pub fn read(&self, name: &str) -> Result<Tensor> {
-        let key = self.key(name);
-        let info = self.file.metadata.info(&key).ok_or_else(|| self.missing(name))?;
-        let (begin, end) = info.data_offsets;
-        let bytes = &self.file.map[self.file.start + begin..self.file.start + end];
-        let tensor = match info.dtype {
-            Dtype::F16 => self.tensor(bytes, &info.shape, |b| f16::from_le_bytes(b).to_f64()),
-            Dtype::BF16 => self.tensor(bytes, &info.shape, |b| bf16::from_le_bytes(b).to_f64()),
-            Dtype::F32 => self.tensor(bytes, &info.shape, |b| f64::from(f32::from_le_bytes(b))),
-            Dtype::F64 => self.tensor(bytes, &info.shape, f64::from_le_bytes),
-            other => {
-                let (path, found) = (self.file.path.clone(), format!("{other:?}"));
-                return Err(Error::WrongType { path, key, found, expected: "F16, BF16, F32 or F64" });
-            }
+        let (checkpoint, info) = self.info(name)?;
+        let bytes = checkpoint.bytes(info);
+        let Some(tensor) = convert::floats(&bytes, info.dtype, &info.shape, self.dtype) else {
+            return Err(self.wrong_type(name, info, "F16, BF16, F32 or F64"));
         };
-        Ok(tensor?.to_device(&self.device)?)
+        checkpoint.release(info);
+        self.made(tensor?)
+    }
+
+    fn made(&self, tensor: Tensor) -> Result<Tensor> {
+        self.shared.bytes.fetch_add((tensor.elem_count() * self.dtype.size_in_bytes()) as u64, Ordering::Relaxed);
+        Ok(tensor.to_device(&self.device)?)
+    }
+
+    /// Bytes of all tensors that were read so far, here or below any prefix.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
     }
 
     /// The integers of the tensor `name`, row by row.
@@ -96,37 +126,8 @@ impl Weights {
     /// # Errors
     /// No such tensor, or elements that are no integers; the error names file and key.
     pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
-        let key = self.key(name);
-        let info = self.file.metadata.info(&key).ok_or_else(|| self.missing(name))?;
-        let (begin, end) = info.data_offsets;
-        let bytes = &self.file.map[self.file.start + begin..self.file.start + end];
-        match info.dtype {
-            Dtype::U8 => Ok(bytes.iter().map(|&b| i64::from(b)).collect()),
-            Dtype::I16 => Ok(decode(bytes, |b| i64::from(i16::from_le_bytes(b)))),
-            Dtype::I32 => Ok(decode(bytes, |b| i64::from(i32::from_le_bytes(b)))),
-            Dtype::U32 => Ok(decode(bytes, |b| i64::from(u32::from_le_bytes(b)))),
-            Dtype::I64 => Ok(decode(bytes, i64::from_le_bytes)),
-            other => {
-                let (path, found) = (self.file.path.clone(), format!("{other:?}"));
-                Err(Error::WrongType { path, key, found, expected: "U8, I16, I32, U32 or I64" })
-            }
-        }
-    }
-
-    fn tensor<const N: usize>(
-        &self,
-        bytes: &[u8],
-        shape: &[usize],
-        decode: impl Fn([u8; N]) -> f64,
-    ) -> candle_core::Result<Tensor> {
-        let (words, _) = bytes.as_chunks::<N>();
-        let values = words.iter().map(|&word| decode(word));
-        match self.dtype {
-            DType::F64 => Tensor::from_vec(values.collect::<Vec<f64>>(), shape, &Device::Cpu),
-            dtype => {
-                Tensor::from_vec(values.map(|v| v as f32).collect::<Vec<f32>>(), shape, &Device::Cpu)?.to_dtype(dtype)
-            }
-        }
+        let (checkpoint, info) = self.info(name)?;
+        checkpoint.integers(info).ok_or_else(|| self.wrong_type(name, info, "U8, I16, I32, U32 or I64"))
     }
 
     /// The shape of the tensor `name`.
@@ -134,20 +135,68 @@ impl Weights {
     /// # Errors
     /// No such tensor.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        self.file.metadata.info(&self.key(name)).map(|info| info.shape.clone()).ok_or_else(|| self.missing(name))
+        self.lookup(name).map(|info| info.shape.clone()).ok_or_else(|| self.missing(name))
     }
 
-    /// Whether the file has the tensor `name`.
+    /// Whether the file has the tensor `name`. Random weights have those that are asked for only, so that a model with several
+    /// published namings takes its usual one.
     pub fn contains(&self, name: &str) -> bool {
-        self.file.metadata.info(&self.key(name)).is_some()
+        self.lookup(name).is_some()
     }
 
+    /// Keys of the whole file that no one has read yet, here or below any prefix.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.shared.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.shared.source {
+            Source::Checkpoint(checkpoint) => {
+                checkpoint.tensors().keys().filter(|key| !read.contains(*key)).cloned().collect()
+            }
+            Source::Random { .. } => Vec::new(),
+        }
+    }
+
+    /// The file, or the index of its shards.
     pub fn path(&self) -> &Path {
-        &self.file.path
+        match &self.shared.source {
+            Source::Checkpoint(checkpoint) => checkpoint.path(),
+            Source::Random { .. } => Path::new("random weights"),
+        }
+    }
+
+    /// Where the tensors go.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     fn key(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        match (self.prefix.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
+    }
+
+    fn lookup(&self, name: &str) -> Option<&checkpoint::Tensor> {
+        match &self.shared.source {
+            Source::Checkpoint(checkpoint) => checkpoint.tensors().get(&self.key(name)),
+            Source::Random { .. } => None,
+        }
+    }
+
+    /// The tensor `name`, which is about to be read.
+    fn info(&self, name: &str) -> Result<(&Checkpoint, &checkpoint::Tensor)> {
+        match (&self.shared.source, self.lookup(name)) {
+            (Source::Checkpoint(checkpoint), Some(info)) => {
+                self.shared.read.lock().unwrap_or_else(PoisonError::into_inner).insert(self.key(name));
+                Ok((checkpoint, info))
+            }
+            _ => Err(self.missing(name)),
+        }
+    }
+
+    fn wrong_type(&self, name: &str, info: &checkpoint::Tensor, expected: &'static str) -> Error {
+        let (path, key, found) = (self.path().to_owned(), self.key(name), format!("{:?}", info.dtype));
+        Error::WrongType { path, key, found, expected }
     }
 
     fn missing(&self, name: &str) -> Error {
@@ -157,41 +206,20 @@ impl Weights {
             let back = key.bytes().rev().zip(other.bytes().rev()).take_while(|(a, b)| a == b).count();
             front + back
         };
-        let nearest = self.file.metadata.offset_keys().into_iter().max_by_key(|other| shared(other));
-        Error::MissingTensor { path: self.file.path.clone(), key, nearest }
-    }
-}
-
-fn decode<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> i64) -> Vec<i64> {
-    bytes.as_chunks::<N>().0.iter().map(|&word| value(word)).collect()
-}
-
-/// Tells a file that ends too early from one that was never safetensors.
-fn explain(path: &Path, bytes: &[u8], source: SafeTensorError) -> Error {
-    let path = path.to_owned();
-    let header = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
-    let promised = match source {
-        SafeTensorError::HeaderTooSmall => Some(8),
-        SafeTensorError::InvalidHeaderLength => header.checked_add(8),
-        SafeTensorError::MetadataIncompleteBuffer => usize::try_from(header)
-            .ok()
-            .and_then(|header| bytes.get(8..8 + header))
-            .and_then(|text| serde_json::from_slice::<Metadata>(text).ok())
-            .map(|metadata| 8 + header + metadata.data_len() as u64),
-        _ => None,
-    };
-    match promised {
-        Some(expected) if expected > bytes.len() as u64 => {
-            Error::Truncated { path, found: bytes.len() as u64, expected }
-        }
-        _ => Error::NotSafetensors { path, source },
+        let nearest = match &self.shared.source {
+            Source::Checkpoint(checkpoint) => checkpoint.tensors().keys().max_by_key(|other| shared(other)).cloned(),
+            Source::Random { .. } => None,
+        };
+        Error::MissingTensor { path: self.path().to_owned(), key, nearest }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
     use std::collections::HashMap;
+    use std::path::PathBuf;
 
     fn saved(folder: &tempfile::TempDir) -> PathBuf {
         let path = folder.path().join("model.safetensors");
@@ -199,6 +227,8 @@ mod tests {
         let tensors = HashMap::from([
             ("block.weight".to_owned(), weight.clone()),
             ("block.half".to_owned(), weight.to_dtype(DType::F16).unwrap()),
+            ("block.bfloat".to_owned(), weight.to_dtype(DType::BF16).unwrap()),
+            ("block.double".to_owned(), weight.to_dtype(DType::F64).unwrap()),
             ("block.ids".to_owned(), Tensor::new(&[1u32], &Device::Cpu).unwrap()),
         ]);
         candle_core::safetensors::save(&tensors, &path).unwrap();
@@ -206,14 +236,36 @@ mod tests {
     }
 
     #[test]
-    fn half_and_single_precision_read_as_the_type_that_computes() {
+    fn every_floating_point_type_reads_as_the_type_that_computes() {
         let folder = tempfile::tempdir().unwrap();
         let path = saved(&folder);
-        let single = Weights::open(&path, DType::F32, &Device::Cpu).unwrap().at("block");
-        assert_eq!(single.get(&[2, 2], "weight").unwrap().to_vec2::<f32>().unwrap(), [[1., 0.1], [3., -4.]]);
-        assert_eq!(single.get(&[2, 2], "half").unwrap().to_vec2::<f32>().unwrap()[1], [3., -4.]);
-        let double = Weights::open(&path, DType::F64, &Device::Cpu).unwrap().at("block");
-        assert_eq!(double.get(&[2, 2], "weight").unwrap().to_vec2::<f64>().unwrap()[0][1], f64::from(0.1f32));
+        for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
+            let weights = Weights::open(&path, dtype, &Device::Cpu).unwrap().at("block");
+            for name in ["weight", "half", "bfloat", "double"] {
+                let tensor = weights.get(&[2, 2], name).unwrap();
+                assert_eq!(tensor.dtype(), dtype, "{name}");
+                let values: Vec<Vec<f64>> = tensor.to_dtype(DType::F64).unwrap().to_vec2().unwrap();
+                assert_eq!((values[0][0], &values[1][..]), (1., &[3., -4.][..]), "{name} as {dtype:?}");
+            }
+        }
+        let tenth = |dtype, name| {
+            let weights = Weights::open(&path, dtype, &Device::Cpu).unwrap().at("block");
+            weights.read(name).unwrap().to_dtype(DType::F64).unwrap().to_vec2::<f64>().unwrap()[0][1]
+        };
+        assert_eq!(tenth(DType::F64, "weight"), f64::from(0.1f32));
+        assert_eq!(tenth(DType::F32, "half"), f16::from_f32(0.1).to_f64());
+        assert_eq!(tenth(DType::F16, "weight"), f16::from_f32(0.1).to_f64());
+    }
+
+    #[test]
+    fn tensors_larger_than_a_task_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.safetensors");
+        let expected: Vec<f32> = (0..200_001).map(|i| i as f32).collect();
+        let tensor = Tensor::new(&expected[..], &Device::Cpu).unwrap();
+        candle_core::safetensors::save(&HashMap::from([("a", tensor)]), &path).unwrap();
+        let found = Weights::open(&path, DType::F32, &Device::Cpu).unwrap().get(&[200_001], "a").unwrap();
+        assert_eq!(found.to_vec1::<f32>().unwrap(), expected);
     }
 
     #[test]
@@ -231,17 +283,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_anywhere_is_called_truncated() {
+    fn what_was_not_read_is_known_below_any_prefix() {
         let folder = tempfile::tempdir().unwrap();
-        let whole = std::fs::read(saved(&folder)).unwrap();
-        let path = folder.path().join("cut.safetensors");
-        for length in [0, 3, 8, 100, whole.len() - 1] {
-            std::fs::write(&path, &whole[..length]).unwrap();
-            let error = Weights::open(&path, DType::F32, &Device::Cpu).unwrap_err();
-            assert!(matches!(error, Error::Truncated { .. }), "{length}: {error}");
-        }
-        std::fs::write(&path, b"<html>not found</html>").unwrap();
-        let error = Weights::open(&path, DType::F32, &Device::Cpu).unwrap_err();
-        assert!(matches!(error, Error::NotSafetensors { .. }), "{error}");
+        let weights = Weights::open(saved(&folder), DType::F32, &Device::Cpu).unwrap();
+        weights.at("block").get(&[2, 2], "weight").unwrap();
+        weights.at("block").integers("ids").unwrap();
+        assert!(weights.contains("block.half") && weights.get(&[7], "block.half").is_err());
+        assert_eq!(weights.unread(), ["block.bfloat", "block.double", "block.half"]);
+    }
+
+    #[test]
+    fn random_weights_have_every_tensor_that_is_asked_for_with_a_shape() {
+        let weights = Weights::random(7, DType::F32, &Device::Cpu).at("block");
+        assert_eq!(weights.get(&[3, 2], "weight").unwrap().dims(), [3, 2]);
+        assert!(!weights.contains("weight") && weights.read("weight").is_err());
     }
 }

@@ -5,7 +5,7 @@ use braindive::encoder::{Objective, Term};
 use braindive::error::Error;
 use braindive::gradient::{Keep, Tracked, gradients};
 use braindive::sampler::schedule::NoiseLevel;
-use braindive::sampler::{Item, Memory, Sample, predict, sample};
+use braindive::sampler::{Footprint, Item, Memory, Sample, predict, sample};
 use candle_core::{DType, Tensor};
 use std::ops::ControlFlow;
 
@@ -100,4 +100,37 @@ fn decoding_without_a_gradient_keeps_nothing() {
     let cotangent = decoded.value().ones_like().unwrap();
     assert_eq!(decoded.kept_bytes(), 0);
     assert!(gradients(decoded, cotangent).unwrap().reach(&Tracked::from(&case.item.initial_latents)).is_err());
+}
+
+#[test]
+fn memory_that_is_counted_on_the_smallest_latents_is_right_for_larger_ones() {
+    let case = Case::load("deep_s10", DType::F32);
+    let level = NoiseLevel { timestep: 599, alpha_bar: case.diffusion.schedule.alpha_bar(599) };
+    let footprint = Footprint::count(&case.diffusion, &case.encoder.backbone).unwrap();
+    for (images, width) in [(1, 16), (3, 24)] {
+        let latents = Tensor::zeros((images, 4, 16, width), DType::F32, &case.diffusion.device).unwrap();
+        let prompt =
+            Tensor::zeros((1, 77, case.diffusion.unet.config.cross_attention_dim), DType::F32, latents.device());
+        let prompt = prompt.unwrap();
+        for memory in Memory::CHOICES {
+            let input = Tracked::input(latents.clone());
+            let (noise, _) = case.diffusion.predict_noise(&input, level, &prompt, memory.unet, false).unwrap();
+            let decoded = case.diffusion.decode_raw(&input, memory.vae).unwrap();
+            let kept = [noise.kept_bytes() as u64, decoded.kept_bytes() as u64];
+            assert_eq!(footprint.kept(memory, images, 16 * width), kept, "{images} images {width} wide, {memory:?}");
+        }
+    }
+}
+
+#[test]
+fn the_fastest_choice_within_a_limit_is_taken() {
+    let case = Case::load("deep_s10", DType::F32);
+    let footprint = Footprint::count(&case.diffusion, &case.encoder.backbone).unwrap();
+    let peaks = Memory::CHOICES.map(|memory| footprint.peak(memory, 1, 256));
+    assert!(peaks[0] > footprint.weights && peaks[2] < peaks[0], "{peaks:?}");
+    assert_eq!(footprint.fit(peaks[0], 1, 256).unwrap(), Memory::CHOICES[0]);
+    assert_ne!(footprint.fit(peaks[0] - 1, 1, 256).unwrap(), Memory::CHOICES[0]);
+    let message = footprint.fit(footprint.weights, 1, 256).unwrap_err().to_string();
+    assert!(message.contains(&format!("{} are allowed", footprint.weights)), "{message}");
+    assert!(footprint.fit(peaks[0], 2, 256).is_err() || footprint.peak(Memory::CHOICES[2], 2, 256) <= peaks[0]);
 }

@@ -5,7 +5,7 @@ use braindive::error::Result;
 use braindive::sampler::schedule::FinalSigma;
 use braindive::sampler::schedule::NoiseLevel;
 use braindive::sampler::trace::Trace;
-use braindive::sampler::{Diffusion, Item, Memory, Parameters, Predicted, Sample, Step, predict, sample};
+use braindive::sampler::{Diffusion, Item, Parameters, Predicted, Sample, Step, predict, sample};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -61,7 +61,7 @@ impl Case {
                 "sigma_min" => FinalSigma::SigmaMin,
                 other => panic!("{other}"),
             },
-            memory: Memory::default(),
+            ..Parameters::default()
         };
         let item = Item {
             target,

@@ -6,5 +6,6 @@ mod case;
 mod double_precision;
 mod free_run;
 mod refusals;
+mod request;
 mod teacher_forced;
 mod transposed;

@@ -46,7 +46,7 @@ fn a_head_of_another_backbone_is_refused_with_both_files() {
     let result = Encoder::load(small.folder.join("bundle/clip"), deep.join("bundle/encoder"), DType::F32, &Device::Cpu);
     let message = result.unwrap_err().to_string();
     assert!(message.contains("deep_s10/bundle/encoder/head.safetensors maps 32 features"), "{message}");
-    assert!(message.contains("small_s5/bundle/clip/open_clip_config.json makes 24"), "{message}");
+    assert!(message.contains("small_s5/bundle/clip makes 24"), "{message}");
 }
 
 #[test]
@@ -81,5 +81,6 @@ fn a_model_with_another_configuration_names_the_tensor_that_does_not_fit() {
     let weights = folder.path().join("vae/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-    assert!(matches!(load(), Err(Error::Truncated { .. })));
+    let message = load().unwrap_err().to_string();
+    assert!(message.contains("vae/diffusion_pytorch_model.safetensors is truncated"), "{message}");
 }

@@ -4,6 +4,7 @@ use crate::case::{Case, assert_close};
 use braindive::sampler::Predicted;
 use braindive::sampler::dpm_solver::DpmSolver;
 use braindive::sampler::schedule::NoiseLevel;
+use braindive::sampler::solver::Solver;
 use candle_core::{DType, Tensor};
 
 fn assert_every_step(name: &str) {

@@ -58,7 +58,7 @@ fn a_wide_image_is_the_transpose_of_a_tall_one_of_transposed_networks() {
     assert_eq!(wide_latents.dims(), [1, 4, 16, 24]);
     let level = NoiseLevel { timestep: 599, alpha_bar: case.diffusion.schedule.alpha_bar(599) };
     let run = |diffusion: &Diffusion, encoder: &Encoder, latents: &Tensor| {
-        let Predicted { noise_pred, sag, guidance, attention } =
+        let Predicted { noise_pred, sag, guidance, attention, .. } =
             predict(diffusion, &encoder.backbone, &case.parameters, std::slice::from_ref(&case.item), latents, level)
                 .unwrap();
         (noise_pred, attention.unwrap(), sag.unwrap(), guidance.unwrap())

@@ -8,7 +8,7 @@ use super::node::Node;
 use super::probes;
 use super::region::{self, Region};
 use super::sampling::{self, Setting};
-use protocol::job::ProbeClass;
+use protocol::probe::ProbeClass;
 
 /// What an experiment file asks for. Where the file has mistakes, which have been told, parts are missing.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,18 @@ pub struct Draft {
     pub place: Place,
 }
 
+impl Draft {
+    /// What the file sets in a cell of the grid's axes (see [`Grid::cells`]); the later of two counts.
+    pub fn settings_at<'a>(&'a self, point: &'a [&'a Located<Setting>]) -> impl Iterator<Item = &'a Setting> + Clone {
+        self.settings.iter().chain(point.iter().copied()).map(|setting| &setting.value)
+    }
+
+    /// Every setting of the file, under `sampling` and under `grid`.
+    pub fn all_settings(&self) -> impl Iterator<Item = &Located<Setting>> {
+        self.settings.iter().chain(self.grid.axes.iter().flat_map(|axis| &axis.values))
+    }
+}
+
 const KEYS: [&str; 11] =
     ["name", "description", "kind", "models", "grid", "regions", "sampling", "probes", "priority", "retries", "budget"];
 
@@ -45,7 +57,7 @@ pub fn read(root: &Node, diagnostics: &mut Diagnostics) -> Option<Draft> {
     let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, diagnostics)).unwrap_or_default();
     let probes = match fields.get("probes") {
         Some(node) => probes::read(node, diagnostics),
-        None => Some(probes::paper()),
+        None => Some(protocol::probe::paper()),
     };
     let regions =
         fields.get("regions").map(|node| region::read(node, probes.as_deref(), diagnostics)).unwrap_or_default();

@@ -97,16 +97,26 @@ pub struct Volume {
     pub voxels: Voxels,
 }
 
+/// A PNG image, decoded once and hashed.
+#[derive(Debug, PartialEq)]
+pub struct Image {
+    pub path: PathBuf,
+    pub sha256: Digest,
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+}
+
 /// The files of one experiment: each read once, each told once if it cannot be.
 #[derive(Debug)]
 pub struct Files<'d> {
     pub digests: &'d mut Digests,
     volumes: HashMap<PathBuf, Option<Arc<Volume>>>,
+    images: HashMap<PathBuf, Option<Arc<Image>>>,
 }
 
 impl<'d> Files<'d> {
     pub fn new(digests: &'d mut Digests) -> Self {
-        Self { digests, volumes: HashMap::new() }
+        Self { digests, volumes: HashMap::new(), images: HashMap::new() }
     }
 
     /// The NIfTI volume at `path`, asked for at `place`.
@@ -131,6 +141,39 @@ impl<'d> Files<'d> {
         let (_, sha256) = self.digests.file(path).map_err(|error| damaged(&error, diagnostics)).ok()?;
         Some(Volume { path: path.to_owned(), sha256, voxels })
     }
+
+    /// The PNG image at `path`, asked for at `place`.
+    pub fn image(&mut self, path: &Path, place: Place, diagnostics: &mut Diagnostics) -> Option<Arc<Image>> {
+        if let Some(known) = self.images.get(path) {
+            return known.clone();
+        }
+        let image = self.read_image(path, place, diagnostics).map(Arc::new);
+        self.images.insert(path.to_owned(), image.clone());
+        image
+    }
+
+    fn read_image(&mut self, path: &Path, place: Place, diagnostics: &mut Diagnostics) -> Option<Image> {
+        if !path.is_file() {
+            diagnostics.missing_file(place, "images to start from are missing", path);
+            return None;
+        }
+        let damaged = |error: &dyn Error, diagnostics: &mut Diagnostics| {
+            diagnostics
+                .missing(place, format!("reading the image {}: {}", path.display(), chain(error)))
+                .note("expected a PNG file");
+        };
+        let size = png_size(path).map_err(|error| damaged(&error, diagnostics)).ok()?;
+        let (_, sha256) = self.digests.file(path).map_err(|error| damaged(&error, diagnostics)).ok()?;
+        Some(Image { path: path.to_owned(), sha256, size })
+    }
+}
+
+/// The size of a whole PNG file.
+fn png_size(path: &Path) -> image::ImageResult<[u32; 2]> {
+    let mut reader = image::ImageReader::open(path)?;
+    reader.set_format(image::ImageFormat::Png);
+    let image = reader.decode()?;
+    Ok([image.width(), image.height()])
 }
 
 /// An error and its sources, as one line.

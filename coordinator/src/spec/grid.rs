@@ -31,22 +31,24 @@ pub struct Axis {
 impl Grid {
     /// Subjects × regions × axes.
     pub fn conditions(&self) -> u64 {
-        let axes = self.axes.iter().map(|axis| axis.values.len());
-        [self.subjects.len(), self.regions.len()]
-            .into_iter()
-            .chain(axes)
-            .fold(1, |product: u64, length| product.saturating_mul(length as u64))
+        let cells = (self.subjects.len() as u64).saturating_mul(self.regions.len() as u64);
+        cells.saturating_mul(self.points())
+    }
+
+    /// How many [`Grid::cells`] there are.
+    pub fn points(&self) -> u64 {
+        self.axes.iter().fold(1, |product: u64, axis| product.saturating_mul(axis.values.len() as u64))
     }
 
     /// Every cell of the swept parameters: one setting per axis, the last axis running fastest.
-    pub fn cells(&self) -> Vec<Vec<(&str, &Setting)>> {
+    pub fn cells(&self) -> Vec<Vec<&Located<Setting>>> {
         self.axes.iter().fold(vec![Vec::new()], |cells, axis| {
             cells
                 .iter()
                 .flat_map(|cell| {
                     axis.values.iter().map(move |setting| {
                         let mut longer = cell.clone();
-                        longer.push((axis.name.as_str(), &setting.value));
+                        longer.push(setting);
                         longer
                     })
                 })

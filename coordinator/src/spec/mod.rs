@@ -4,6 +4,7 @@
 //! heads, masks, objectives) → [`crate::plan`]. Every step tells what is wrong to the [`diagnose::Diagnostics`] and goes on.
 
 pub mod bundle;
+pub mod conflict;
 pub mod diagnose;
 pub mod draft;
 pub mod fields;
@@ -16,8 +17,8 @@ pub mod probes;
 pub mod region;
 pub mod resolve;
 pub mod sampling;
+pub mod start;
 pub mod summary;
-pub mod tensors;
 pub mod volume;
 
 use crate::plan::{Experiment, Plan};
@@ -82,6 +83,7 @@ pub fn read(path: &Path, text: &str, places: &Whereabouts, digests: &mut Digests
     let Some(draft) = node::parse(text, &mut diagnostics).and_then(|root| draft::read(&root, &mut diagnostics)) else {
         return loaded(diagnostics, None, None);
     };
+    conflict::check(&draft, &mut diagnostics);
     let resolved = resolve::resolve(&draft, places, &mut Files::new(digests), &mut diagnostics);
     if diagnostics.has_mistakes() {
         return loaded(diagnostics, None, None);

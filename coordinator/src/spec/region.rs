@@ -4,7 +4,7 @@ use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located, entries, is_name, not_a_name};
 use super::model;
 use super::node::{Key, Node, Value};
-use protocol::job::ProbeClass;
+use protocol::probe::ProbeClass;
 
 /// A named objective: the weighted sum of its terms' means.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,6 +1,6 @@
 //! From names to files: the model folders of every subject, and the voxels of every region in them.
 
-use super::bundle::{self, Bundle, Diffusion, Head, OpenClip};
+use super::bundle::{self, Bundle, Clip, Diffusion, Head};
 use super::diagnose::{Diagnostics, Place};
 use super::draft::Draft;
 use super::fields::Located;
@@ -9,6 +9,7 @@ use super::model::{SUBJECT, Whereabouts};
 use super::objective::{Resolved, Subject};
 use super::region::{Region, Term, Voxels};
 use super::sampling::{self, Setting};
+use super::start::{self, Images};
 use protocol::job::{ModelFolder, Models};
 use std::collections::HashMap;
 use std::io;
@@ -22,6 +23,7 @@ pub struct Cell {
     pub region: String,
     pub models: Arc<Models>,
     pub objective: Resolved,
+    pub images: Arc<Images>,
     pub prefers: Option<String>,
 }
 
@@ -33,8 +35,13 @@ pub fn resolve(
     files: &mut Files<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Option<Vec<Cell>> {
-    let mut folders =
-        Folders { places, diffusion: Cache::default(), open_clip: Cache::default(), head: Cache::default() };
+    let mut folders = Folders {
+        places,
+        diffusion: Cache::default(),
+        backbone: Cache::default(),
+        probe: Cache::default(),
+        head: Cache::default(),
+    };
     let mut subjects = Vec::new();
     for subject in &draft.grid.subjects {
         subjects.push((&subject.value, folders.open(draft, &subject.value, diagnostics)));
@@ -47,15 +54,17 @@ pub fn resolve(
             .note("a head is fitted to one subject: put {subject} into its path");
     }
     check_sizes(draft, folders.diffusion.values().flatten(), diagnostics);
+    start::check_encoders(draft, folders.diffusion.values().flatten(), diagnostics);
 
     let mut objectives = Vec::new();
     for (name, models) in &subjects {
+        let images = Arc::new(start::open(draft, name, places, files, diagnostics));
         let head = models.head.as_deref();
         let subject = Subject { name, head, volumes: draft.models.volumes.as_ref(), places };
         for region in &draft.grid.regions {
             let Some(definition) = defined(draft, region, &subject, diagnostics) else { continue };
             let Some(objective) = subject.resolve(&region.value, &definition, files, diagnostics) else { continue };
-            objectives.push((name.as_str(), region.value.clone(), objective, definition.prefers));
+            objectives.push((name.as_str(), region.value.clone(), objective, images.clone(), definition.prefers));
         }
     }
     if !diagnostics.is_empty() {
@@ -66,8 +75,9 @@ pub fn resolve(
     for (name, models) in &subjects {
         hashed.insert(name.as_str(), Arc::new(models.hash(draft, files, diagnostics)?));
     }
-    let cells = objectives.into_iter().map(|(subject, region, objective, prefers)| {
-        Some(Cell { subject: subject.to_owned(), region, models: hashed.get(subject)?.clone(), objective, prefers })
+    let cells = objectives.into_iter().map(|(subject, region, objective, images, prefers)| {
+        let models = hashed.get(subject)?.clone();
+        Some(Cell { subject: subject.to_owned(), region, models, objective, images, prefers })
     });
     cells.collect()
 }
@@ -98,8 +108,7 @@ fn defined(
 
 /// Image sizes must be whole numbers of latents.
 fn check_sizes<'a>(draft: &Draft, models: impl Iterator<Item = &'a Arc<Diffusion>>, diagnostics: &mut Diagnostics) {
-    let axes = draft.grid.axes.iter().flat_map(|axis| &axis.values);
-    let given = draft.settings.iter().chain(axes).filter_map(|setting| match setting.value {
+    let given = draft.all_settings().filter_map(|setting| match setting.value {
         Setting::Size(size) => Some((setting.place, size)),
         _ => None,
     });
@@ -127,9 +136,9 @@ fn check_sizes<'a>(draft: &Draft, models: impl Iterator<Item = &'a Arc<Diffusion
 #[derive(Debug)]
 struct SubjectModels {
     diffusion: Option<Arc<Diffusion>>,
-    backbone: Option<Arc<OpenClip>>,
+    backbone: Option<Arc<Clip>>,
     head: Option<Arc<Head>>,
-    probe: Option<Arc<OpenClip>>,
+    probe: Option<Arc<Clip>>,
 }
 
 impl SubjectModels {
@@ -156,7 +165,8 @@ type Cache<T> = HashMap<PathBuf, Option<Arc<T>>>;
 struct Folders<'p> {
     places: &'p Whereabouts,
     diffusion: Cache<Diffusion>,
-    open_clip: Cache<OpenClip>,
+    backbone: Cache<Clip>,
+    probe: Cache<Clip>,
     head: Cache<Head>,
 }
 
@@ -172,23 +182,19 @@ impl Folders<'_> {
             diagnostics,
             bundle::diffusion,
         );
-        let mut open_clip = |name: &Option<Located<String>>, role: &'static str, diagnostics: &mut Diagnostics| {
-            look(&mut self.open_clip, self.places, name, role, subject, diagnostics, |folder, place, diagnostics| {
-                bundle::open_clip(role, folder, place, diagnostics)
-            })
-        };
-        let backbone = open_clip(&names.backbone, "backbone", diagnostics);
-        let probe = open_clip(&names.probe, "probe", diagnostics);
+        let backbone =
+            look(&mut self.backbone, self.places, &names.backbone, "backbone", subject, diagnostics, bundle::backbone);
+        let probe = look(&mut self.probe, self.places, &names.probe, "probe", subject, diagnostics, bundle::probe);
         let head = look(&mut self.head, self.places, &names.encoder, "encoder", subject, diagnostics, bundle::head);
         if let (Some(head), Some(backbone), Some(name)) = (&head, &backbone, &names.encoder)
-            && head.features != backbone.embed_dim
+            && head.features != backbone.features
         {
             diagnostics
                 .mistake(
                     name.place,
                     format!(
                         "the head of subject {subject} reads {} features, the backbone gives {}",
-                        head.features, backbone.embed_dim
+                        head.features, backbone.features
                     ),
                 )
                 .note(format!("head {}, backbone {}", head.path.display(), backbone.bundle.folder.display()))

@@ -3,17 +3,40 @@
 
 use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located};
+use super::model;
 use super::node::{Node, Value};
-use protocol::job::{FinalSigma, Preset, Sampling};
+use protocol::job::{FinalSigma, Gradient, NoiseLayout, Precision, Preset, Sampling, Solver};
 use serde_json::json;
 
 /// Names of the sampling parameters, as keys of `sampling` and as axes of `grid`.
-pub const PARAMETERS: [&str; 7] = ["preset", "steps", "gamma", "sag_scale", "size", "prompt", "final_sigma"];
+pub const PARAMETERS: [&str; 15] = [
+    "preset",
+    "steps",
+    "gamma",
+    "sag_scale",
+    "size",
+    "prompt",
+    "final_sigma",
+    "solver",
+    "noise",
+    "text_guidance",
+    "init_image",
+    "strength",
+    "guidance_interval",
+    "gradient",
+    "precision",
+];
 
 /// Names of the presets.
 pub const PRESETS: [(&str, Preset); 2] = [("paper", Preset::Paper), ("default", Preset::Default)];
 
 const FINAL_SIGMAS: [(&str, FinalSigma); 2] = [("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)];
+const SOLVERS: [(&str, Solver); 3] =
+    [("dpm_solver_pp_2m", Solver::DpmSolverPp2m), ("ddim", Solver::Ddim), ("euler", Solver::Euler)];
+const NOISE_LAYOUTS: [(&str, NoiseLayout); 2] =
+    [("torch_cuda", NoiseLayout::TorchCuda), ("torch_cpu", NoiseLayout::TorchCpu)];
+const GRADIENTS: [(&str, Gradient); 2] = [("full", Gradient::Full), ("pred_x0", Gradient::PredX0)];
+const PRECISIONS: [(&str, Precision); 2] = [("single", Precision::Single), ("half", Precision::Half)];
 
 /// Timesteps that Stable Diffusion was trained with: no schedule has more steps.
 const MOST_STEPS: i128 = 1000;
@@ -30,6 +53,16 @@ pub enum Setting {
     Size([u32; 2]),
     Prompt(String),
     FinalSigma(FinalSigma),
+    Solver(Solver),
+    Noise(NoiseLayout),
+    /// 1: the prompt's own prediction.
+    TextGuidance(f64),
+    /// The path of a PNG file as it is written, perhaps with `{subject}`.
+    InitImage(String),
+    Strength(f64),
+    GuidanceInterval([f64; 2]),
+    Gradient(Gradient),
+    Precision(Precision),
 }
 
 impl Setting {
@@ -44,6 +77,19 @@ impl Setting {
             "size" => size(node, diagnostics).map(Self::Size),
             "prompt" => node.text(&what, diagnostics).map(Self::Prompt),
             "final_sigma" => node.choice(&what, &FINAL_SIGMAS, diagnostics).map(Self::FinalSigma),
+            "solver" => node.choice(&what, &SOLVERS, diagnostics).map(Self::Solver),
+            "noise" => node.choice(&what, &NOISE_LAYOUTS, diagnostics).map(Self::Noise),
+            "text_guidance" => {
+                node.number(&what, "a number, 1 or more", |s| s >= 1.0, diagnostics).map(Self::TextGuidance)
+            }
+            "init_image" => model::path_name(node, name, diagnostics).map(|path| Self::InitImage(path.value)),
+            "strength" => {
+                let fits = |strength| 0.0 < strength && strength <= 1.0;
+                node.number(&what, "a number above 0, at most 1", fits, diagnostics).map(Self::Strength)
+            }
+            "guidance_interval" => interval(node, diagnostics).map(Self::GuidanceInterval),
+            "gradient" => node.choice(&what, &GRADIENTS, diagnostics).map(Self::Gradient),
+            "precision" => node.choice(&what, &PRECISIONS, diagnostics).map(Self::Precision),
             _ => None,
         }
     }
@@ -58,6 +104,14 @@ impl Setting {
             Self::Size(_) => "size",
             Self::Prompt(_) => "prompt",
             Self::FinalSigma(_) => "final_sigma",
+            Self::Solver(_) => "solver",
+            Self::Noise(_) => "noise",
+            Self::TextGuidance(_) => "text_guidance",
+            Self::InitImage(_) => "init_image",
+            Self::Strength(_) => "strength",
+            Self::GuidanceInterval(_) => "guidance_interval",
+            Self::Gradient(_) => "gradient",
+            Self::Precision(_) => "precision",
         }
     }
 
@@ -66,11 +120,18 @@ impl Setting {
         match self {
             Self::Preset(preset) => json!(preset),
             Self::Steps(steps) => json!(steps),
-            Self::Gamma(value) | Self::SagScale(value) => json!(value),
+            Self::Gamma(value) | Self::SagScale(value) | Self::TextGuidance(value) | Self::Strength(value) => {
+                json!(value)
+            }
             Self::Size([width, height]) if width == height => json!(width),
             Self::Size(size) => json!(size),
-            Self::Prompt(prompt) => json!(prompt),
+            Self::Prompt(text) | Self::InitImage(text) => json!(text),
             Self::FinalSigma(sigma) => json!(sigma),
+            Self::Solver(solver) => json!(solver),
+            Self::Noise(layout) => json!(layout),
+            Self::GuidanceInterval(interval) => json!(interval),
+            Self::Gradient(gradient) => json!(gradient),
+            Self::Precision(precision) => json!(precision),
         }
     }
 
@@ -83,6 +144,15 @@ impl Setting {
             Self::Size(size) => sampling.size = *size,
             Self::Prompt(prompt) => sampling.prompt.clone_from(prompt),
             Self::FinalSigma(sigma) => sampling.final_sigma = *sigma,
+            Self::Solver(solver) => sampling.solver = *solver,
+            Self::Noise(layout) => sampling.noise = *layout,
+            Self::TextGuidance(scale) => sampling.text_guidance = Some(*scale).filter(|&scale| scale != 1.0),
+            Self::InitImage(_) | Self::Strength(_) => {}
+            Self::GuidanceInterval(interval) => {
+                sampling.guidance_interval = Some(*interval).filter(|&interval| interval != [0.0, 1.0]);
+            }
+            Self::Gradient(gradient) => sampling.gradient = *gradient,
+            Self::Precision(precision) => sampling.precision = *precision,
         }
     }
 }
@@ -105,12 +175,36 @@ fn size(node: &Node, diagnostics: &mut Diagnostics) -> Option<[u32; 2]> {
     }
 }
 
+/// `[from, to]`, shares of the schedule.
+fn interval(node: &Node, diagnostics: &mut Diagnostics) -> Option<[f64; 2]> {
+    let share = |node: &Node| match node.value {
+        Value::Integer(value) => Some(value as f64),
+        Value::Number(value) => Some(value),
+        _ => None,
+    };
+    let interval = match &node.value {
+        Value::List(ends) if ends.len() == 2 => share(&ends[0]).zip(share(&ends[1])),
+        _ => None,
+    };
+    let Some((from, to)) = interval.filter(|(from, to)| 0.0 <= *from && from < to && *to <= 1.0) else {
+        let message = match interval {
+            Some((from, to)) => format!("`guidance_interval` cannot be from {from} to {to}"),
+            None => format!("`guidance_interval` cannot be {}", node.describe()),
+        };
+        diagnostics
+            .mistake(node.place, message)
+            .note("expected [from, to] with 0 <= from < to <= 1: step i of n is guided if from <= i/n < to");
+        return None;
+    };
+    Some([from + 0.0, to])
+}
+
 /// The `sampling` section.
 pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> Vec<Located<Setting>> {
     let Some(fields) = Fields::of(node, "`sampling`", &PARAMETERS, diagnostics) else { return Vec::new() };
     let mut settings = Vec::new();
     for (key, value) in fields.iter() {
-        if matches!(value.value, Value::List(_)) && key.name != "size" {
+        if matches!(value.value, Value::List(_)) && !["size", "guidance_interval"].contains(&key.name.as_str()) {
             diagnostics
                 .mistake(value.place, format!("`{}` has a list of values", key.name))
                 .note(format!("a sweep stands under `grid`: move `{}` there", key.name));
@@ -123,29 +217,38 @@ pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> Vec<Located<Setting>>
     settings
 }
 
-/// The preset's defaults, then `settings` in their order.
+/// The preset's defaults, then `settings` in their order; `start` is left to whoever knows the image's digest (see [`start`]).
 pub fn resolve<'s>(settings: impl Iterator<Item = &'s Setting> + Clone) -> Sampling {
     let preset = settings
         .clone()
         .filter_map(|setting| if let Setting::Preset(preset) = setting { Some(*preset) } else { None })
         .last()
         .unwrap_or(Preset::Default);
-    let mut sampling = Sampling {
-        preset,
-        steps: 50,
-        gamma: 130.0,
-        sag_scale: 0.75,
-        size: [512, 512],
-        prompt: String::new(),
-        final_sigma: match preset {
-            Preset::Paper => FinalSigma::SigmaMin,
-            Preset::Default => FinalSigma::Zero,
-        },
+    let mut sampling = match preset {
+        Preset::Paper => {
+            Sampling { preset, final_sigma: FinalSigma::SigmaMin, precision: Precision::Half, ..Sampling::default() }
+        }
+        Preset::Default => Sampling::default(),
     };
     for setting in settings {
         setting.apply(&mut sampling);
     }
     sampling
+}
+
+/// How many of the schedule's `steps` a start of this strength runs, counted as diffusers counts them.
+pub fn steps_run(steps: u32, strength: f64) -> u32 {
+    (f64::from(steps) * strength) as u32
+}
+
+/// The image that sampling starts from, as it is written, and its strength.
+pub fn start<'s>(settings: impl Iterator<Item = &'s Setting>) -> Option<(&'s str, f64)> {
+    let (image, strength) = settings.fold((None, None), |(image, strength), setting| match setting {
+        Setting::InitImage(path) => (Some(path.as_str()), strength),
+        Setting::Strength(share) => (image, Some(*share)),
+        _ => (image, strength),
+    });
+    image.zip(strength)
 }
 
 #[cfg(test)]
@@ -159,6 +262,15 @@ mod tests {
         assert_eq!((paper.final_sigma, paper.prompt.as_str()), (FinalSigma::SigmaMin, ""));
         let other = resolve([Setting::FinalSigma(FinalSigma::Zero), Setting::Preset(Preset::Paper)].iter());
         assert_eq!(other.final_sigma, FinalSigma::Zero);
-        assert_eq!(resolve([].iter()).final_sigma, FinalSigma::Zero);
+        assert_eq!(paper.precision, Precision::Half);
+        assert_eq!(resolve([].iter()), Sampling::default());
+    }
+
+    #[test]
+    fn a_value_that_changes_nothing_is_the_default() {
+        let always = [Setting::TextGuidance(1.0), Setting::GuidanceInterval([0.0, 1.0])];
+        assert_eq!(resolve(always.iter()), Sampling::default());
+        let early = resolve([Setting::GuidanceInterval([0.0, 0.5]), Setting::TextGuidance(7.5)].iter());
+        assert_eq!((early.guidance_interval, early.text_guidance), (Some([0.0, 0.5]), Some(7.5)));
     }
 }

@@ -1,7 +1,8 @@
 //! What an experiment file asks for, in numbers: conditions, jobs, GPU-hours.
 
 use super::draft::Draft;
-use super::sampling;
+use super::fields::Located;
+use super::sampling::{self, Setting};
 use serde::Serialize;
 
 /// Seconds of one guided 512 × 512 image of 50 steps on a V100: Luo et al. 2023, supplement (compute), give 20 to 30.
@@ -46,11 +47,13 @@ impl Summary {
     /// The size of `draft`, which has no mistakes.
     pub fn of(draft: &Draft) -> Self {
         let cells = draft.grid.cells();
-        let seconds = |cell: &Vec<(&str, &sampling::Setting)>| {
-            let settings = draft.settings.iter().map(|setting| &setting.value);
-            let sampling = sampling::resolve(settings.chain(cell.iter().map(|(_, setting)| *setting)));
+        let seconds = |cell: &Vec<&Located<Setting>>| {
+            let settings = draft.settings_at(cell);
+            let sampling = sampling::resolve(settings.clone());
+            let strength = sampling::start(settings).map_or(1.0, |(_, strength)| strength);
+            let steps = sampling::steps_run(sampling.steps, strength);
             let pixels = f64::from(sampling.size[0]) * f64::from(sampling.size[1]);
-            REFERENCE_SECONDS * f64::from(sampling.steps) / REFERENCE_STEPS * pixels / REFERENCE_PIXELS
+            REFERENCE_SECONDS * f64::from(steps) / REFERENCE_STEPS * pixels / REFERENCE_PIXELS
         };
         let assumed_seconds_per_image = cells.iter().map(seconds).sum::<f64>() / cells.len() as f64;
         let axes = draft.grid.axes.iter();

@@ -2,11 +2,9 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 use protocol::ids::Digest;
-use protocol::job::{
-    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, ProbeClass, SampleCondition, Sampling, Term,
-    VoxelSet,
-};
+use protocol::job::{Condition, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
 use protocol::outcome::{PhaseSeconds, ProbeResult, SampleResult};
+use protocol::probe::ProbeClass;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 use std::path::{Path, PathBuf};
@@ -254,19 +252,12 @@ pub fn spec(subject: &str, region: &str, gamma: f64) -> Condition {
         objective: Objective {
             terms: vec![Term { weight: 1.0, voxels: VoxelSet::Rows { rows: (0..60).collect(), denominator: 60 } }],
         },
-        sampling: Sampling {
-            preset: Preset::Default,
-            steps: 50,
-            gamma,
-            sag_scale: 0.75,
-            size: [32, 32],
-            prompt: String::new(),
-            final_sigma: FinalSigma::Zero,
-        },
+        sampling: Sampling { steps: 50, gamma, sag_scale: 0.75, size: [32, 32], ..Sampling::default() },
         probes: CLASSES
             .iter()
             .map(|class| ProbeClass { name: (*class).to_owned(), prompts: vec![format!("a picture of {class}")] })
             .collect(),
         prefers: Some(region.to_owned()),
+        init_image: None,
     }))
 }

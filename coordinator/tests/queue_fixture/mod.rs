@@ -6,9 +6,7 @@ use coordinator::queue::{Clock, Queue, Settings};
 use protocol::claim::{Claim, ClaimedJob, Register};
 use protocol::heartbeat::{Activity, Heartbeat, Held, Progress};
 use protocol::ids::{ConditionId, Digest, Seed, WorkerId};
-use protocol::job::{
-    Condition, FinalSigma, ModelFolder, Models, Objective, Preset, SampleCondition, Sampling, Term, VoxelSet,
-};
+use protocol::job::{Condition, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
 use protocol::outcome::{Completed, Failed, FailureClass, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::collections::BTreeMap;
@@ -68,17 +66,10 @@ fn condition(experiment: &str, number: u8) -> PlannedCondition {
             objective: Objective {
                 terms: vec![Term { weight: 1.0, voxels: VoxelSet::Rows { rows: vec![0, 2], denominator: 2 } }],
             },
-            sampling: Sampling {
-                preset: Preset::Default,
-                steps: 10,
-                gamma: 14.0,
-                sag_scale: 0.0,
-                size: [64, 64],
-                prompt: String::new(),
-                final_sigma: FinalSigma::Zero,
-            },
+            sampling: Sampling { steps: 10, gamma: 14.0, sag_scale: 0.0, size: [64, 64], ..Sampling::default() },
             probes: Vec::new(),
             prefers: None,
+            init_image: None,
         })),
     }
 }

@@ -33,7 +33,7 @@ x.yaml:11:3: unknown key `gama` in `grid`
  11 |   gama: [14, 0]
     |   ^^^^
     = did you mean `gamma`?
-    = expected one of subject, region, seed, preset, steps, gamma, sag_scale, size, prompt, final_sigma
+    = expected one of subject, region, seed, preset, steps, gamma, sag_scale, size, prompt, final_sigma, solver, noise, text_guidance, init_image, strength, guidance_interval, gradient, precision
 
 x.yaml:13:21: `preset` cannot be `papper`
  13 | sampling: {{ preset: papper, size: 32 }}
@@ -125,6 +125,24 @@ fn every_value_out_of_range_is_a_mistake_at_its_place() {
         ("size: 0", "`size` cannot be the number 0"),
         ("preset:", "expected text for `preset`, found nothing"),
         ("gamma: [1, 2]", "`gamma` has a list of values"),
+        ("solver: heun", "`solver` cannot be `heun`"),
+        ("noise: numpy", "`noise` cannot be `numpy`"),
+        ("text_guidance: 0.5", "`text_guidance` cannot be the number 0.5"),
+        ("text_guidance: 7.5", "`text_guidance` is 7.5 and `prompt` is empty"),
+        ("init_image: 3", "expected text for `init_image`, found the number 3"),
+        ("strength: 0", "`strength` cannot be the number 0"),
+        ("strength: 1.5", "`strength` cannot be the number 1.5"),
+        ("strength: 0.5", "`strength` without `init_image`"),
+        ("guidance_interval: 0.5", "`guidance_interval` cannot be the number 0.5"),
+        ("guidance_interval: [0, .nan]", "`guidance_interval` cannot be from 0 to NaN"),
+        ("guidance_interval: [0.5, 0.5]", "`guidance_interval` cannot be from 0.5 to 0.5"),
+        ("guidance_interval: [0, 1.5]", "`guidance_interval` cannot be from 0 to 1.5"),
+        (
+            "guidance_interval: [0.501, 0.519]",
+            "`guidance_interval` [0.501, 0.519] holds none of the steps that are run",
+        ),
+        ("gradient: x0", "`gradient` cannot be `x0`"),
+        ("precision: f16", "`precision` cannot be `f16`"),
     ];
     for (setting, message) in cases {
         let size = if setting.starts_with("size") { "" } else { "  size: 32\n" };
@@ -183,6 +201,19 @@ fn a_parameter_both_swept_and_set_is_a_mistake() {
         "grid: { subject: s, region: face, seed: 1, gamma: [1, 2] }\nsampling: { size: 32, gamma: 3 }\n",
         "`gamma` stands both under `sampling` and under `grid`",
     );
+}
+
+/// Only some cells of the sweep are wrong; each mistake is told once, at the value that makes it.
+#[test]
+fn a_conflict_in_a_cell_of_the_grid_is_a_mistake() {
+    let grid =
+        |axes: &str| format!("grid: {{ subject: s, region: face, seed: 1, {axes} }}\nsampling: {{ size: 32 }}\n");
+    only_mistake(
+        &grid("text_guidance: [1, 7.5], prompt: [\"\", a cat], gamma: [0, 1]"),
+        "`text_guidance` is 7.5 and `prompt` is empty",
+    );
+    let interval = "`guidance_interval` [0.3, 0.5] holds none of the steps that are run";
+    only_mistake(&grid("guidance_interval: [[0.3, 0.5], [0.5, 1]], steps: [2, 10]"), interval);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use super::{Copy, findings, head, miniature, read, repository};
 use coordinator::spec::diagnose::Severity;
 use coordinator::spec::files::Digests;
-use coordinator::spec::{self, Loaded, tensors, volume};
+use coordinator::spec::summary::Summary;
+use coordinator::spec::{self, Loaded, volume};
 use proptest::prelude::*;
 use protocol::job::{Condition, Preset, SampleCondition, VoxelSet};
 use sha2::{Digest, Sha256};
@@ -86,7 +87,8 @@ fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
         }
     }
     names.sort();
-    assert_eq!(names, ["categories", "gamma_sweep", "miniature", "ofa_ffa"]);
+    let published = ["categories", "early_guidance", "from_image", "gamma_sweep", "miniature", "ofa_ffa", "solvers"];
+    assert_eq!(names, published);
 }
 
 #[test]
@@ -232,18 +234,105 @@ regions: { mix: { terms: [{ roi: a }, { roi: b, weight: -1 }, { cluster: c, weig
     assert_eq!(loaded.diagnostics.found()[0].message, "`mask_voxels` of `face` is 1, less than its 2 rows");
 }
 
+/// A file of the checkpoints' own tests, which PyTorch wrote.
+fn of_pytorch(name: &str) -> Vec<u8> {
+    fs::read(repository().join("checkpoint/tests/fixtures").join(name)).unwrap()
+}
+
 #[test]
-fn weights_that_workers_do_not_read_do_not_stand_for_those_that_they_do() {
+fn weights_in_half_precision_or_in_shards_are_found_and_hashed() {
     let copy = Copy::new();
     let (unet, coca) = ("sd/unet/diffusion_pytorch_model", "coca/open_clip_model");
     let rename = |from: &str, to: &str| fs::rename(copy.path(from), copy.path(to)).unwrap();
     rename(&format!("{unet}.safetensors"), &format!("{unet}.fp16.safetensors"));
     rename(&format!("{coca}.safetensors"), &format!("{coca}-00001-of-00001.safetensors"));
-    copy.replace(&format!("{coca}.safetensors.index.json"), r#"{"weight_map": {}}"#);
+    let index = format!("{coca}.safetensors.index.json");
+    copy.replace(&index, r#"{"weight_map": {"visual.proj": "open_clip_model-00001-of-00001.safetensors"}}"#);
+    let condition = sample(&copy.read(&miniature(FACE)), 0);
+    let names =
+        |folder: &protocol::job::ModelFolder| folder.files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
+    assert!(names(&condition.models.diffusion).contains(&"unet/diffusion_pytorch_model.fp16.safetensors".to_owned()));
+    assert_eq!(
+        names(&condition.models.probe),
+        [
+            "open_clip_config.json",
+            "open_clip_model-00001-of-00001.safetensors",
+            "open_clip_model.safetensors.index.json",
+        ]
+    );
+
+    copy.replace(&index, r#"{"weight_map": {"visual.proj": "open_clip_model-00002-of-00002.safetensors"}}"#);
     let loaded = copy.read(&miniature(FACE));
-    let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
-    let whole = [unet, coca].map(|stem| copy.path(&format!("{stem}.safetensors")));
-    assert_eq!(missing, [&whole[0], &whole[1]], "{}", findings(&loaded));
+    let told = &loaded.diagnostics.found()[0].message;
+    assert!(told.starts_with("`probe`: open_clip_model-00002-of-00002.safetensors cannot be read"), "{told}");
+}
+
+#[test]
+fn a_backbone_of_timm_or_transformers_is_known_by_its_configuration() {
+    let copy = Copy::new();
+    copy.replace("encoder/head.safetensors", head(4, 6, None));
+    copy.replace("encoder/config.json", r#"{"rois": {"face": [0]}}"#);
+    for name in ["open_clip_config.json", "open_clip_model.safetensors"] {
+        fs::remove_file(copy.path("clip").join(name)).unwrap();
+    }
+    let published = repository().join("braindive/tests/fixtures");
+    for (library, files) in [
+        ("timm", &["config.json", "pytorch_model.bin"][..]),
+        (
+            "transformers",
+            &[
+                "config.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json",
+            ],
+        ),
+    ] {
+        for file in files {
+            copy.replace(&format!("clip/{file}"), fs::read(published.join(library).join(file)).unwrap());
+        }
+        let condition = sample(&copy.read(&miniature(FACE)), 0);
+        let names: Vec<_> = condition.models.backbone.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, files, "{library}");
+    }
+    copy.replace("clip/config.json", r#"{"model_type": "siglip"}"#);
+    let told = findings(&copy.read(&miniature(FACE)));
+    assert!(told.contains("`backbone`: config.json describes no image tower that can be read"), "{told}");
+}
+
+#[test]
+fn weights_of_another_network_or_width_are_told() {
+    let copy = Copy::new();
+    let vae = fs::read(copy.path("sd/vae/diffusion_pytorch_model.safetensors")).unwrap();
+    copy.replace("sd/unet/diffusion_pytorch_model.safetensors", vae);
+    let config = fs::read_to_string(copy.path("clip/open_clip_config.json")).unwrap();
+    copy.replace("clip/open_clip_config.json", config.replace("\"embed_dim\": 64", "\"embed_dim\": 65"));
+    copy.replace("coca/open_clip_model.safetensors", of_pytorch("whole_module.pt"));
+    let told = findings(&copy.read(&miniature(FACE)));
+    for part in [
+        "unet/diffusion_pytorch_model.safetensors has no tensor `time_embedding.linear_1.weight`: it is of another network",
+        "open_clip_config.json says embed_dim 65, `visual.proj` in open_clip_model.safetensors makes 64",
+        "`probe`: open_clip_model.safetensors is an archive of PyTorch, but it names `torch.nn.modules.linear.Linear`",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+}
+
+#[test]
+fn a_head_of_the_trainer_needs_its_subject_if_there_are_several() {
+    let copy = Copy::new();
+    fs::remove_file(copy.path("encoder/head.safetensors")).unwrap();
+    fs::remove_file(copy.path("encoder/config.json")).unwrap();
+    copy.replace("encoder/00100.chkpt", of_pytorch("three_subjects.chkpt"));
+    let experiment = miniature(&format!("{}regions: {{ face: {{ voxels: [0, 3] }} }}\n", FACE));
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("`encoder`: 00100.chkpt holds the heads of subjects 1, 2, 5; say which"), "{told}");
+    copy.replace("encoder/config.json", r#"{"subject": 2}"#);
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("reads 4 features, the backbone gives 64"), "{told}");
+    copy.replace("encoder/00099.chkpt", of_pytorch("00100.chkpt"));
+    let told = findings(&copy.read(&experiment));
+    assert!(told.contains("holds several heads, 00099.chkpt, 00100.chkpt; keep one"), "{told}");
 }
 
 /// A NIfTI-1 file of float32 values, first axis fastest.
@@ -308,6 +397,73 @@ regions: {{ R: {{ mask: \"../miniature/bundle/volumes/{{subject}}/mask.nii\", {r
     assert!(damaged.contains("reading the volume"), "{damaged}");
 }
 
+fn png(path: &std::path::Path, size: [u32; 2], shade: u8) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    image::RgbImage::from_pixel(size[0], size[1], image::Rgb([shade; 3])).save(path).unwrap();
+}
+
+#[test]
+fn an_image_to_start_from_counts_by_its_content_not_by_its_path() {
+    let copy = Copy::new();
+    let sections = |image: &str| {
+        format!(
+            "grid: {{ subject: s, region: face, seed: 1 }}\nsampling: {{ size: [32, 36], init_image: {image}, strength: 0.5 }}\n"
+        )
+    };
+    for (name, shade) in [("a.png", 1), ("b/same.png", 1), ("other.png", 2)] {
+        png(&copy.path(name), [32, 36], shade);
+    }
+    let read = |name| copy.read(&miniature(&sections(&format!("../miniature/bundle/{name}"))));
+    let (a, same, other) = (read("a.png"), read("b/same.png"), read("other.png"));
+    let key = |loaded: &Loaded| {
+        loaded.plan.as_ref().unwrap_or_else(|| panic!("{}", findings(loaded))).conditions[0].key.clone()
+    };
+    assert_eq!(key(&a), key(&same));
+    assert_ne!(key(&a), key(&other));
+    let condition = sample(&a, 0);
+    let start = condition.sampling.start.unwrap();
+    assert_eq!((start.image.as_str(), start.strength), (sha256(&fs::read(copy.path("a.png")).unwrap()).as_str(), 0.5));
+    assert_eq!(condition.init_image.unwrap(), copy.path("a.png"));
+}
+
+#[test]
+fn an_image_to_start_from_that_is_missing_damaged_or_of_another_size_is_told() {
+    let copy = Copy::new();
+    png(&copy.path("square.png"), [32, 32], 1);
+    let cut = &fs::read(copy.path("square.png")).unwrap()[..40];
+    fs::write(copy.path("cut.png"), cut).unwrap();
+    let read = |name: &str, sampling: &str| {
+        let image = format!("init_image: ../miniature/bundle/{name}, strength: [0.5, 1]");
+        copy.read(&miniature(&format!("grid: {{ subject: s, region: face, seed: 1, {image}, {sampling} }}\n")))
+    };
+    for (name, sampling, expected, severity) in [
+        ("none.png", "size: 32", "images to start from are missing", Severity::Missing),
+        ("cut.png", "size: 32", "cut.png: ", Severity::Missing),
+        (
+            "square.png",
+            "size: [32, [32, 36]]",
+            "the image to start from has 32 × 32 pixels, the samples 32 × 36",
+            Severity::Mistake,
+        ),
+        ("square.png", "size: 32, steps: [1, 4]", "of 1 steps, a `strength` of 0.5 leaves none", Severity::Mistake),
+    ] {
+        let loaded = read(name, sampling);
+        let found = loaded.diagnostics.found();
+        assert_eq!(found.len(), 1, "{}", findings(&loaded));
+        assert!(found[0].message.contains(expected), "{}", findings(&loaded));
+        assert_eq!(found[0].severity, severity);
+    }
+    let sound = read("square.png", "size: 32");
+    assert_eq!(sound.plan.as_ref().unwrap().conditions.len(), 2);
+    let seconds = |loaded: &Loaded| Summary::of(loaded.draft.as_ref().unwrap()).assumed_seconds_per_image;
+    assert_eq!(seconds(&sound), 0.75 * seconds(&super::read(&miniature(FACE))), "half and all of the steps are run");
+
+    let vae = "sd/vae/diffusion_pytorch_model.safetensors";
+    copy.replace(vae, super::safetensors(&[("decoder.conv_in.weight", "F32", &[1], vec![0; 4])]));
+    let no_encoder = findings(&read("square.png", "size: 32"));
+    assert!(no_encoder.contains("cannot start from an image: its VAE has no encoder"), "{no_encoder}");
+}
+
 #[test]
 fn a_head_shared_by_two_subjects_is_refused() {
     let loaded = read(&miniature("grid: { subject: [a, b], region: face, seed: 1 }\nsampling: { size: 32 }\n"));
@@ -317,9 +473,9 @@ fn a_head_shared_by_two_subjects_is_refused() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Other bytes anywhere in a head or volume: told or harmless, never a panic.
+    /// Other bytes anywhere in a volume: told or harmless, never a panic.
     #[test]
-    fn damaged_tensors_and_volumes_never_panic(at in 0_usize..500, bytes in prop::collection::vec(any::<u8>(), 1..12)) {
+    fn damaged_volumes_never_panic(at in 0_usize..500, bytes in prop::collection::vec(any::<u8>(), 1..12)) {
         let scratch = tempfile::tempdir().unwrap();
         let damaged = |name: &str, mut file: Vec<u8>| {
             let at = at.min(file.len() - 1);
@@ -329,10 +485,6 @@ proptest! {
             fs::write(&path, file).unwrap();
             path
         };
-        let head = damaged("head.safetensors", head(3, 4, Some(&[[0, 0, 0]; 3])));
-        if let Ok(header) = tensors::header(&head) {
-            let _ = tensors::voxel_ijk(&head, &header);
-        }
         let volume = damaged("mask.nii", nifti([2, 2, 2], &[1.0; 8]));
         if let Ok(voxels) = volume::Voxels::read(&volume) {
             prop_assert_eq!(voxels.values.len(), voxels.shape.iter().product::<usize>());

@@ -63,7 +63,13 @@ struct Parameters {
     weight: f64,
     voxels: Vec<u32>,
     prompts: Vec<&'static str>,
+    precision: &'static str,
+    /// Settings that are not at their defaults.
+    optional: Vec<&'static str>,
 }
+
+const OPTIONAL: [&str; 5] =
+    ["solver: ddim", "noise: torch_cpu", "guidance_interval: [0, 0.5]", "gradient: pred_x0", "text_guidance: 7.5"];
 
 prop_compose! {
     fn parameters()(
@@ -75,8 +81,14 @@ prop_compose! {
         weight in prop::sample::select(vec![1.0, -1.0]),
         voxels in subsequence(vec![0, 1, 399], 1..=3),
         prompts in subsequence(vec!["a", "b"], 1..=2),
+        (precision, optional) in (prop::sample::select(vec!["single", "half"]), subsequence(OPTIONAL.to_vec(), 0..=5)),
     ) -> Parameters {
-        Parameters { subject, region, preset, steps, gamma, sag_scale, size: [width, height], prompt, final_sigma, weight, voxels, prompts }
+        // Text guidance needs a prompt.
+        let optional = optional.into_iter().filter(|setting| !prompt.is_empty() || !setting.starts_with("text")).collect();
+        Parameters {
+            subject, region, preset, steps, gamma, sag_scale, size: [width, height], prompt, final_sigma, weight, voxels, prompts,
+            precision, optional,
+        }
     }
 }
 
@@ -96,6 +108,8 @@ impl Parameters {
             format!("size: {:?}", self.size),
             format!("prompt: {:?}", self.prompt),
             format!("final_sigma: {}", self.final_sigma),
+            format!("precision: {}", self.precision),
+            self.optional.join("\n  "),
         ]);
         let mut voxels = self.voxels.clone();
         voxels.rotate_left(order % self.voxels.len());
@@ -155,13 +169,21 @@ proptest! {
             Parameters { gamma: a.gamma + 0.1, ..a.clone() },
             Parameters { sag_scale: a.sag_scale + 0.1, ..a.clone() },
             Parameters { size: [a.size[0] + 4, a.size[1]], ..a.clone() },
-            Parameters { prompt: if a.prompt.is_empty() { "a cat" } else { "" }, ..a.clone() },
+            Parameters { prompt: if a.prompt.is_empty() { "a cat" } else { "a dog" }, ..a.clone() },
+            Parameters { precision: if a.precision == "half" { "single" } else { "half" }, ..a.clone() },
             Parameters { final_sigma: if a.final_sigma == "zero" { "sigma_min" } else { "zero" }, ..a.clone() },
             Parameters { weight: a.weight * 2.0, ..a.clone() },
             Parameters { voxels: [&a.voxels[..], &[5]].concat(), ..a.clone() },
             Parameters { prompts: [&a.prompts[..], &["c"]].concat(), ..a.clone() },
         ];
-        for changed in single {
+        let toggled = OPTIONAL.into_iter().filter(|setting| !a.prompt.is_empty() || !setting.starts_with("text")).map(|setting| {
+            let mut optional: Vec<_> = a.optional.iter().copied().filter(|other| *other != setting).collect();
+            if optional.len() == a.optional.len() {
+                optional.push(setting);
+            }
+            Parameters { optional, ..a.clone() }
+        });
+        for changed in single.into_iter().chain(toggled) {
             prop_assert_ne!(&key_a, &key(&changed, order_a, noise_a), "{:?}", changed);
         }
     }

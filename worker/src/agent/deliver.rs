@@ -1,9 +1,9 @@
 //! Delivering what a job gave: the image first, then the result that names it, for as long as it takes.
 
 use super::backoff::Backoff;
-use super::held::Control;
 use crate::chain::chain;
 use crate::client::{Client, ClientError};
+use crate::control::Control;
 use crate::tasks::{Product, TaskError};
 use protocol::claim::ClaimedJob;
 use protocol::ids::WorkerId;

@@ -10,14 +10,14 @@ mod held;
 mod signals;
 
 pub use backoff::Backoff;
-pub use held::{Control, HeldJobs};
+pub use held::HeldJobs;
 pub use signals::Signals;
 
 use crate::chain::chain;
 use crate::client::{Client, ClientError};
-use crate::tasks::{Runner, TaskError};
+use crate::tasks::{Runner, TaskError, Work, into_batches};
 use heartbeat::Heart;
-use protocol::claim::{Claim, ClaimedJob, Register, Registered};
+use protocol::claim::{Claim, Register, Registered};
 use protocol::error::RefusalCode;
 use protocol::heartbeat::{Activity, Release};
 use protocol::ids::{ConditionId, WorkerId};
@@ -38,8 +38,17 @@ pub struct Identity {
     pub host: String,
     pub device: String,
     pub device_name: String,
-    /// How many jobs run at a time.
+    /// How many batches run at a time.
     pub slots: u32,
+    /// How many jobs a batch takes.
+    pub batch: u32,
+}
+
+impl Identity {
+    /// Jobs that may run at a time.
+    fn capacity(&self) -> u32 {
+        self.slots * self.batch
+    }
 }
 
 /// Why a worker ended before it was asked to.
@@ -71,7 +80,7 @@ pub async fn run(
     let agent = Agent { client, worker, runner, held, conditions: Mutex::default() };
     let agent = Arc::new(agent);
     let mut deliveries = JoinSet::new();
-    let claimed = agent.work(identity.slots, &mut signals, &mut deliveries).await;
+    let claimed = agent.work(&identity, &mut signals, &mut deliveries).await;
 
     heart.set(Activity::Draining);
     tracing::info!(running = deliveries.len(), "draining");
@@ -98,7 +107,7 @@ async fn register(
         pid: std::process::id(),
         device: identity.device.clone(),
         device_name: identity.device_name.clone(),
-        slots: identity.slots,
+        slots: identity.capacity(),
         software: protocol::version::SOFTWARE.to_owned(),
     };
     let mut backoff = Backoff::default();
@@ -134,11 +143,11 @@ impl Agent {
     /// Claims and runs jobs until asked to stop.
     async fn work(
         self: &Arc<Self>,
-        slots: u32,
+        identity: &Identity,
         signals: &mut Signals,
         deliveries: &mut JoinSet<()>,
     ) -> Result<(), AgentError> {
-        let free = Arc::new(Semaphore::new(slots as usize));
+        let free = Arc::new(Semaphore::new(identity.slots as usize));
         let mut backoff = Backoff::default();
         loop {
             let first = tokio::select! {
@@ -153,7 +162,7 @@ impl Agent {
             }
             let claim = Claim {
                 worker: self.worker,
-                max: permits.len() as u32,
+                max: permits.len() as u32 * identity.batch,
                 wait_ms: LONG_POLL.as_millis() as u64,
                 loaded: self.loaded(),
             };
@@ -177,35 +186,52 @@ impl Agent {
             backoff = Backoff::default();
             let conditions: HashMap<_, _> =
                 claimed.conditions.into_iter().map(|(id, condition)| (id, Arc::new(condition))).collect();
+            let mut jobs = Vec::new();
             for job in claimed.jobs {
-                let (Some(condition), Some(permit)) = (conditions.get(&job.condition), permits.pop()) else {
-                    tracing::error!(job = %job.job, "the coordinator sent a job without its condition, or too many; ignored");
+                let Some(condition) = conditions.get(&job.condition) else {
+                    tracing::error!(job = %job.job, "the coordinator sent a job without its condition; ignored");
                     continue;
                 };
                 self.remember(job.condition, condition.clone());
                 let control = self.held.insert(job.job, job.fence);
-                let (agent, condition) = (self.clone(), condition.clone());
-                deliveries.spawn(async move { agent.run_and_deliver(job, condition, control, permit).await });
+                jobs.push(Work { job, condition: condition.clone(), control });
+            }
+            for batch in into_batches(jobs, identity.batch as usize) {
+                // Jobs that share no batch need more slots than there are: the rest waits for the first to end.
+                let (agent, slot, free) = (self.clone(), permits.pop(), free.clone());
+                deliveries.spawn(async move {
+                    let slot = match slot {
+                        Some(slot) => Ok(slot),
+                        None => free.acquire_owned().await,
+                    };
+                    agent.run_and_deliver(batch, slot.ok()).await;
+                });
             }
             while deliveries.try_join_next().is_some() {}
         }
     }
 
-    async fn run_and_deliver(
-        self: Arc<Self>,
-        job: ClaimedJob,
-        condition: Arc<Condition>,
-        control: Arc<Control>,
-        permit: tokio::sync::OwnedSemaphorePermit,
-    ) {
-        tracing::info!(job = %job.job, seed = %job.seed, attempt = job.attempt, "started");
-        let runner = self.runner.clone();
-        let (claimed, watched) = (job.clone(), control.clone());
-        let outcome = tokio::task::spawn_blocking(move || runner.run(&condition, &claimed, &watched)).await;
-        drop(permit);
-        let outcome = outcome.unwrap_or_else(|panic| Err(TaskError::from_panic(panic)));
-        deliver::deliver(&self.client, self.worker, &job, outcome, &control).await;
-        self.held.remove(job.job, job.fence);
+    async fn run_and_deliver(self: Arc<Self>, batch: Vec<Work>, slot: Option<tokio::sync::OwnedSemaphorePermit>) {
+        for Work { job, .. } in &batch {
+            tracing::info!(job = %job.job, seed = %job.seed, attempt = job.attempt, "started");
+        }
+        let (runner, batch) = (self.runner.clone(), Arc::new(batch));
+        let running = batch.clone();
+        let outcomes = tokio::task::spawn_blocking(move || runner.run(&running)).await;
+        drop(slot);
+        let outcomes = outcomes.unwrap_or_else(|panic| {
+            let error = TaskError::from_panic(panic);
+            batch.iter().map(|_| Err(error.clone())).collect()
+        });
+        let mut deliveries = JoinSet::new();
+        for (Work { job, control, .. }, outcome) in batch.iter().cloned().zip(outcomes) {
+            let agent = self.clone();
+            deliveries.spawn(async move {
+                deliver::deliver(&agent.client, agent.worker, &job, outcome, &control).await;
+                agent.held.remove(job.job, job.fence);
+            });
+        }
+        while deliveries.join_next().await.is_some() {}
     }
 
     /// Stops every running job and returns its lease.

@@ -1,21 +1,23 @@
 //! `worker sample`: one request file to files in a folder.
 
+use super::deviations::deviations;
 use super::facts::Facts;
-use super::models::{Loaded, load_probe, sha256};
+use super::models::{Loaded, PromptEmbeds, ShelfError, dtype, load_probe, sha256};
 use super::request::Request;
-use super::sample::{Order, Painted, final_sigma, product, timed};
+use super::sample::{Order, Painted, product, timed};
+use super::start::{image_latents, noise};
 use anyhow::Context;
-use braindive::encoder::{Encoder, Objective, Term};
-use braindive::models::text::TextEncoder;
-use braindive::sampler::noise::starting_latents;
+use braindive::encoder::Encoder;
+use braindive::sampler::Diffusion;
 use braindive::sampler::trace::{self, Trace};
-use braindive::sampler::{Diffusion, Memory, Parameters};
 use braindive::weights::Weights;
-use braindive::{DType, Device, Tensor};
-use protocol::ids::Digest;
-use protocol::job;
+use braindive::{DType, Device, Error, Tensor};
+use checkpoint::{Backbone, Checkpoint, Head, Names};
+use protocol::ids::{Digest, Seed};
+use protocol::job::Sampling;
 use protocol::outcome::PhaseSeconds;
 use protocol::version::SOFTWARE;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -26,7 +28,7 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let mut seconds = PhaseSeconds::default();
     let models = timed(&mut seconds.loading, || load(request, device))?;
-    let order = order(request, &models)?;
+    let (sampling, order) = order(request, &models)?;
     let mut recording = with_trace.then(Trace::new);
     let painted = order.paint(&models, &mut seconds, |step| {
         if let Some(recording) = &mut recording {
@@ -39,21 +41,17 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
         subject: None,
         region: None,
         seed: request.seed,
-        sampling: &job::Sampling {
-            preset: job::Preset::Default,
-            steps: request.steps,
-            gamma: request.gamma,
-            sag_scale: request.sag_scale,
-            size: [painted.image.width() as u32, painted.image.height() as u32],
-            prompt: request.prompt.clone(),
-            final_sigma: request.final_sigma,
-        },
+        sampling: &sampling,
         effective_gamma: order.objective.effective_gamma(request.gamma),
         scores: &painted.scores,
         models: digests(request)?,
         software: SOFTWARE,
     };
-    let product = product(&facts, &painted.image, device_name, seconds)?;
+    let mut deviations = deviations(&sampling, &order.objective, models.diffusion.dtype);
+    if let Some(latents) = &request.initial_latents {
+        deviations.push(format!("starting noise from {}", latents.file.display()));
+    }
+    let product = product(&facts, &painted.image, device_name, deviations, seconds)?;
     let write = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
@@ -69,39 +67,36 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
 
 fn load(request: &Request, device: &Device) -> braindive::Result<Loaded> {
     let folder = &request.models.diffusion;
+    let image = request.init_image.as_ref().map(|path| image_latents(path, folder, device));
     Ok(Loaded {
-        diffusion: Arc::new(Diffusion::load(folder, DType::F32, device)?),
-        prompt_embeds: TextEncoder::load(folder, DType::F32, device)?.prompt_embeds(&request.prompt)?,
+        diffusion: Arc::new(Diffusion::load(folder, dtype(request.precision), device)?),
+        prompt: PromptEmbeds::load(folder, &request.prompt, device)?,
+        image_latents: image.transpose()?,
         encoder: Arc::new(Encoder::load(&request.models.backbone, &request.models.head, DType::F32, device)?),
         probe: Arc::new(load_probe(&request.models.probe, folder, &request.probes, device)?),
     })
 }
 
-fn order<'a>(request: &'a Request, models: &Loaded) -> braindive::Result<Order<'a>> {
-    let device = &models.diffusion.device;
-    let initial_latents = match (&request.initial_latents, request.seed) {
-        (Some(latents), _) => Weights::open(&latents.file, DType::F32, device)?.read(&latents.tensor)?,
+/// What the request means: as a job says it, and as the sampler takes it.
+fn order<'a>(request: &'a Request, models: &Loaded) -> Result<(Sampling, Order<'a>), ShelfError> {
+    let image = request.init_image.as_deref().map(sha256).transpose()?;
+    let (sampling, noise) = match (&request.initial_latents, request.seed) {
+        (Some(latents), _) => {
+            let weights = Weights::open(&latents.file, DType::F32, &models.diffusion.device)?;
+            let noise = weights.read(&latents.tensor)?;
+            let (_, _, height, width) = noise.dims4().map_err(Error::from)?;
+            let size = [width, height].map(|side| (side * models.diffusion.vae.config.pixels_per_latent()) as u32);
+            (request.sampling(size, image), noise)
+        }
         (None, seed) => {
-            let [width, height] = request.size.unwrap_or_default().map(|side| side as usize);
-            let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
-            starting_latents(seed.map_or(0, |seed| seed.0), rows, columns, device)?
+            let sampling = request.sampling(request.size.unwrap_or_default(), image);
+            let noise = noise(&sampling, seed.unwrap_or(Seed(0)), models)?;
+            (sampling, noise)
         }
     };
-    let voxels: Vec<usize> = request.objective.voxels.iter().map(|&row| row as usize).collect();
-    let denominator = request.objective.denominator.map_or(voxels.len(), |n| n as usize);
-    let term = Term { region: "of the request".to_owned(), weight: 1.0, voxels, denominator };
-    Ok(Order {
-        objective: Objective { terms: vec![term] },
-        gamma: request.gamma,
-        initial_latents,
-        parameters: Parameters {
-            steps: request.steps as usize,
-            sag_scale: request.sag_scale,
-            final_sigma: final_sigma(request.final_sigma),
-            memory: Memory::default(),
-        },
-        classes: &request.probes,
-    })
+    let objective = request.objective.resolve(&models.encoder)?;
+    let order = Order::new(&sampling, objective, noise, &request.probes, models)?;
+    Ok((sampling, order))
 }
 
 /// The sampler's recording with what the saved image and the probe add to it.
@@ -124,16 +119,26 @@ fn finish(
     recording.finish(&models.diffusion, &models.encoder, &order.parameters, &order.item(models)?, &painted.sample)
 }
 
-/// sha256 of the weights that the request names, by role.
+/// sha256 of the weights that the request names, by role; of shards, that of the lines `sha256  name` of index and shards.
 fn digests(request: &Request) -> anyhow::Result<BTreeMap<&'static str, Digest>> {
     let models = &request.models;
-    let head = if models.head.is_dir() { models.head.join("head.safetensors") } else { models.head.clone() };
-    let files = [
-        ("unet", models.diffusion.join("unet/diffusion_pytorch_model.safetensors")),
-        ("vae", models.diffusion.join("vae/diffusion_pytorch_model.safetensors")),
-        ("backbone", models.backbone.join("open_clip_model.safetensors")),
-        ("encoder", head),
-        ("probe", models.probe.join("open_clip_model.safetensors")),
+    let weights = [
+        ("unet", Names::DIFFUSERS.open(&models.diffusion.join("unet"))?),
+        ("vae", Names::DIFFUSERS.open(&models.diffusion.join("vae"))?),
+        ("backbone", Backbone::find(&models.backbone)?.layout.names().open(&models.backbone)?),
+        ("encoder", Head::open(&models.head)?.checkpoint),
+        ("probe", Names::OPEN_CLIP.open(&models.probe)?),
     ];
-    files.into_iter().map(|(role, path)| Ok((role, sha256(&path)?))).collect()
+    let digest = |checkpoint: &Checkpoint| -> anyhow::Result<Digest> {
+        let files: Vec<&Path> = checkpoint.files().collect();
+        if let [whole] = files[..] {
+            return Ok(sha256(whole)?);
+        }
+        let mut lines = Sha256::new();
+        for path in files {
+            lines.update(format!("{}  {}\n", sha256(path)?, path.file_name().unwrap_or_default().display()));
+        }
+        Ok(Digest::from_bytes(&lines.finalize().into()))
+    };
+    weights.iter().map(|(role, checkpoint)| Ok((*role, digest(checkpoint)?))).collect()
 }

@@ -1,18 +1,23 @@
 //! What a worker can do with a job, one file per kind. No network here: a job in, a product or a typed failure out.
 
+mod batch;
 pub mod by_hand;
+mod deviations;
 mod facts;
 pub mod models;
 mod objective;
 pub mod request;
+mod request_objective;
 mod sample;
 mod score;
+mod start;
 
-use crate::agent::Control;
+use crate::control::Control;
 use models::Shelf;
 use protocol::claim::ClaimedJob;
 use protocol::job::Condition;
 use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use std::sync::Arc;
 
 /// What a finished job gave.
 #[derive(Debug)]
@@ -23,7 +28,7 @@ pub struct Product {
 }
 
 /// How a job ends without a product.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum TaskError {
     /// It was told to stop; nobody wants to hear of it.
     Stopped,
@@ -53,13 +58,39 @@ impl TaskError {
     }
 }
 
+/// A claimed job with all that a task needs.
+#[derive(Debug, Clone)]
+pub struct Work {
+    pub job: ClaimedJob,
+    pub condition: Arc<Condition>,
+    pub control: Arc<Control>,
+}
+
 /// Something that runs jobs.
 pub trait Runner: Send + Sync + 'static {
-    /// Runs one job to its end on the calling thread. Looks at `control` often, and reports progress to it.
-    fn run(&self, condition: &Condition, job: &ClaimedJob, control: &Control) -> Result<Product, TaskError>;
+    /// Runs jobs that [`into_batches`] put together to their ends, on the calling thread; one outcome per job, in order. Looks at
+    /// their controls often, and reports progress to them.
+    fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>>;
 
     /// Whether the condition's models are in memory.
     fn is_loaded(&self, condition: &Condition) -> bool;
+}
+
+/// Puts jobs together that one pass through the networks can serve, at most `max` at a time; what was claimed first comes first.
+pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
+    let mut batches: Vec<Vec<Work>> = Vec::new();
+    for work in jobs {
+        let open = batches.iter_mut().find(|batch: &&mut Vec<Work>| {
+            let Condition::Sample(first) = &*batch[0].condition;
+            let Condition::Sample(own) = &*work.condition;
+            batch.len() < max && batch::share_a_pass(first, own)
+        });
+        match open {
+            Some(batch) => batch.push(work),
+            None => batches.push(vec![work]),
+        }
+    }
+    batches
 }
 
 /// Runs every kind of job on one device, with models that stay loaded from job to job.
@@ -67,25 +98,25 @@ pub trait Runner: Send + Sync + 'static {
 pub struct DeviceRunner {
     shelf: Shelf,
     device: String,
+    /// Bytes.
+    memory_limit: Option<u64>,
 }
 
 impl DeviceRunner {
-    /// `device`: as results name it, `cpu` or `cuda:N`.
-    pub fn new(device: braindive::Device, name: String) -> Self {
-        Self { shelf: Shelf::new(device), device: name }
+    /// `name`: as results name the device, `cpu` or `cuda:N`. `memory_limit`: bytes.
+    pub fn new(device: braindive::Device, name: String, memory_limit: Option<u64>) -> Self {
+        Self { shelf: Shelf::new(device), device: name, memory_limit }
     }
 }
 
 impl Runner for DeviceRunner {
-    fn run(&self, condition: &Condition, job: &ClaimedJob, control: &Control) -> Result<Product, TaskError> {
-        match condition {
-            Condition::Sample(condition) => sample::run(&self.shelf, &self.device, condition, job.seed, control),
-        }
+    fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
+        batch::run(&self.shelf, &self.device, self.memory_limit, batch)
     }
 
     fn is_loaded(&self, condition: &Condition) -> bool {
         match condition {
-            Condition::Sample(condition) => self.shelf.holds(&condition.models),
+            Condition::Sample(condition) => self.shelf.holds(condition),
         }
     }
 }
@@ -96,6 +127,7 @@ fn class_of(error: &braindive::Error) -> FailureClass {
     match error.kind() {
         ErrorKind::BadInput => FailureClass::BadInput,
         ErrorKind::Io => FailureClass::Io,
+        ErrorKind::OutOfMemory => FailureClass::OutOfMemory,
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
     }

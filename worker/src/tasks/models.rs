@@ -1,13 +1,17 @@
 //! The models that a worker holds in memory: verified against the job's digests, loaded once, shared by all slots.
 
-use braindive::encoder::Encoder;
+use super::objective::unchanged;
+use super::start::image_latents;
+use braindive::encoder::{Encoder, Head};
 use braindive::models::text::TextEncoder;
 use braindive::models::tokenizer::{Dialect, Tokenizer};
+use braindive::models::vit::VisionTransformer;
 use braindive::probe::{Probe, PromptClass};
-use braindive::sampler::Diffusion;
-use braindive::{DType, Device, Tensor};
+use braindive::sampler::{Diffusion, Footprint};
+use braindive::{DType, Device, Error, Tensor};
 use protocol::ids::Digest;
-use protocol::job::{ModelFolder, Models, ProbeClass, SampleCondition};
+use protocol::job::{ModelFolder, Models, Precision, SampleCondition};
+use protocol::probe::ProbeClass;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,19 +37,97 @@ pub enum ShelfError {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub diffusion: Arc<Diffusion>,
-    /// `[1, tokens, width]`, of the condition's prompt.
-    pub prompt_embeds: Tensor,
+    pub prompt: PromptEmbeds,
+    /// Latents of the image to start from, if there is one: `[1, 4, h, w]`.
+    pub image_latents: Option<Tensor>,
     pub encoder: Arc<Encoder>,
     pub probe: Arc<Probe>,
 }
 
-/// One place per role: a worker serves one set of models at a time, and memory stays fixed.
+/// The text encoder's last hidden states, each `[1, tokens, width]`.
+#[derive(Debug, Clone)]
+pub struct PromptEmbeds {
+    pub prompt: Tensor,
+    /// Of the empty prompt.
+    pub null: Tensor,
+}
+
+impl PromptEmbeds {
+    /// The text encoder is as large as the UNet is small: it is loaded for a prompt and dropped again.
+    pub fn load(diffusion: &Path, prompt: &str, device: &Device) -> braindive::Result<Self> {
+        let encoder = TextEncoder::load(diffusion, DType::F32, device)?;
+        let null = encoder.prompt_embeds("")?;
+        let prompt = if prompt.is_empty() { null.clone() } else { encoder.prompt_embeds(prompt)? };
+        Ok(Self { prompt, null })
+    }
+}
+
+/// One place for every large model: a worker serves one set at a time, and memory stays fixed. Of what is small, a batch's worth.
 #[derive(Debug, Default)]
 struct Places {
-    diffusion: Option<(Digest, Arc<Diffusion>)>,
-    prompt: Option<(Digest, String, Tensor)>,
-    encoder: Option<([Digest; 2], Arc<Encoder>)>,
-    probe: Option<([Digest; 2], Vec<ProbeClass>, Arc<Probe>)>,
+    diffusion: Option<((Digest, Precision), Arc<Diffusion>)>,
+    backbone: Option<(Digest, Arc<VisionTransformer>)>,
+    probe: Option<((Digest, Digest, Vec<ProbeClass>), Arc<Probe>)>,
+    encoders: Recent<[Digest; 2], Arc<Encoder>>,
+    prompts: Recent<(Digest, String), PromptEmbeds>,
+    images: Recent<[Digest; 2], Tensor>,
+    footprints: Recent<(Digest, Precision, Digest), Footprint>,
+}
+
+/// The values that were used last, by key.
+#[derive(Debug)]
+struct Recent<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: PartialEq, V: Clone> Recent<K, V> {
+    /// As many subjects, prompts or images as batches usually mix.
+    const REMEMBERED: usize = 8;
+
+    /// The value of `key`, or what `make` makes.
+    fn get<E>(&mut self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+        let entry = match self.0.iter().position(|(known, _)| *known == key) {
+            Some(i) => self.0.remove(i),
+            None => (key, make()?),
+        };
+        let value = entry.1.clone();
+        self.0.truncate(Self::REMEMBERED - 1);
+        self.0.insert(0, entry);
+        Ok(value)
+    }
+
+    fn holds(&self, key: &K) -> bool {
+        self.0.iter().any(|(known, _)| known == key)
+    }
+}
+
+/// The value in a place that has room for one; another one is dropped before `make` makes this one.
+fn only<K: PartialEq, V: Clone, E>(
+    place: &mut Option<(K, V)>,
+    key: K,
+    make: impl FnOnce() -> Result<V, E>,
+) -> Result<V, E> {
+    match place {
+        Some((known, value)) if *known == key => Ok(value.clone()),
+        _ => {
+            *place = None;
+            let value = make()?;
+            *place = Some((key, value.clone()));
+            Ok(value)
+        }
+    }
+}
+
+/// The precision that UNet and decoder compute in; everything between them is in f32.
+pub fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::Single => DType::F32,
+        Precision::Half => DType::F16,
+    }
 }
 
 /// The models in memory.
@@ -60,67 +142,68 @@ impl Shelf {
         Self { device, places: Mutex::default() }
     }
 
-    /// Whether everything that the condition needs is in memory. Never waits: while models are being loaded, nothing is.
-    pub fn holds(&self, models: &Models) -> bool {
+    /// Whether the large models that the condition needs are in memory. Never waits: while models are being loaded, nothing is.
+    pub fn holds(&self, condition: &SampleCondition) -> bool {
         let Ok(places) = self.places.try_lock() else { return false };
-        let diffusion = places.diffusion.as_ref().is_some_and(|(digest, _)| *digest == models.diffusion.digest);
-        let encoder = places.encoder.as_ref().is_some_and(|(digests, _)| *digests == encoder_key(models));
-        let probe = places.probe.as_ref().is_some_and(|(digests, ..)| *digests == probe_key(models));
-        diffusion && encoder && probe
+        let models = &condition.models;
+        let diffusion = places.diffusion.as_ref().is_some_and(|(key, _)| *key == diffusion_key(condition));
+        let probe = places.probe.as_ref().is_some_and(|(key, _)| *key == probe_key(condition));
+        diffusion && probe && places.encoders.holds(&encoder_key(models))
     }
 
     /// The condition's models, from memory or from disk. Slots that ask at the same time wait for one load.
     pub fn get(&self, condition: &SampleCondition) -> Result<Loaded, ShelfError> {
-        let models = &condition.models;
+        let (models, device) = (&condition.models, &self.device);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = &mut *places;
 
-        let diffusion = match &places.diffusion {
-            Some((digest, diffusion)) if *digest == models.diffusion.digest => diffusion.clone(),
-            _ => {
-                places.diffusion = None;
-                verify(&models.diffusion)?;
-                let diffusion = Arc::new(Diffusion::load(&models.diffusion.path, DType::F32, &self.device)?);
-                places.diffusion = Some((models.diffusion.digest.clone(), diffusion.clone()));
-                diffusion
+        let diffusion = only(&mut places.diffusion, diffusion_key(condition), || {
+            verify(&models.diffusion)?;
+            let dtype = dtype(condition.sampling.precision);
+            Ok::<_, ShelfError>(Arc::new(Diffusion::load(&models.diffusion.path, dtype, device)?))
+        })?;
+        let text = &condition.sampling.prompt;
+        let prompt = places.prompts.get((models.diffusion.digest.clone(), text.clone()), || {
+            PromptEmbeds::load(&models.diffusion.path, text, device)
+        })?;
+        let image_latents = match (&condition.sampling.start, &condition.init_image) {
+            (Some(start), Some(path)) => {
+                let key = [models.diffusion.digest.clone(), start.image.clone()];
+                Some(places.images.get(key, || {
+                    unchanged(path, &start.image)?;
+                    Ok::<_, ShelfError>(image_latents(path, &models.diffusion.path, device)?)
+                })?)
             }
+            _ => None,
         };
-        let prompt = &condition.sampling.prompt;
-        let prompt_embeds = match &places.prompt {
-            Some((digest, text, embeds)) if *digest == models.diffusion.digest && text == prompt => embeds.clone(),
-            _ => {
-                // The text encoder is as large as the UNet is small: it is loaded for a prompt and dropped again.
-                let embeds =
-                    TextEncoder::load(&models.diffusion.path, DType::F32, &self.device)?.prompt_embeds(prompt)?;
-                places.prompt = Some((models.diffusion.digest.clone(), prompt.clone(), embeds.clone()));
-                embeds
-            }
-        };
-        let encoder = match &places.encoder {
-            Some((digests, encoder)) if *digests == encoder_key(models) => encoder.clone(),
-            _ => {
-                places.encoder = None;
-                verify(&models.backbone)?;
-                verify(&models.encoder)?;
-                let encoder = Encoder::load(&models.backbone.path, &models.encoder.path, DType::F32, &self.device)?;
-                let encoder = Arc::new(encoder);
-                places.encoder = Some((encoder_key(models), encoder.clone()));
-                encoder
-            }
-        };
-        let probe = match &places.probe {
-            Some((digests, classes, probe)) if *digests == probe_key(models) && *classes == condition.probes => {
-                probe.clone()
-            }
-            _ => {
-                places.probe = None;
-                verify(&models.probe)?;
-                let probe = load_probe(&models.probe.path, &models.diffusion.path, &condition.probes, &self.device)?;
-                let probe = Arc::new(probe);
-                places.probe = Some((probe_key(models), condition.probes.clone(), probe.clone()));
-                probe
-            }
-        };
-        Ok(Loaded { diffusion, prompt_embeds, encoder, probe })
+        let folder = &models.backbone.path;
+        if places.backbone.as_ref().is_some_and(|(digest, _)| *digest != models.backbone.digest) {
+            // They hold the backbone that is about to go.
+            places.encoders = Recent::default();
+        }
+        let backbone = only(&mut places.backbone, models.backbone.digest.clone(), || {
+            verify(&models.backbone)?;
+            Ok::<_, ShelfError>(Arc::new(VisionTransformer::load(folder, DType::F32, device)?))
+        })?;
+        let encoder = places.encoders.get(encoder_key(models), || {
+            verify(&models.encoder)?;
+            let head = Head::load(&models.encoder.path, DType::F32, device)?;
+            Ok::<_, ShelfError>(Arc::new(Encoder::new(backbone, folder, head)?))
+        })?;
+        let probe = only(&mut places.probe, probe_key(condition), || {
+            verify(&models.probe)?;
+            let probe = load_probe(&models.probe.path, &models.diffusion.path, &condition.probes, device)?;
+            Ok::<_, ShelfError>(Arc::new(probe))
+        })?;
+        Ok(Loaded { diffusion, prompt, image_latents, encoder, probe })
+    }
+
+    /// What guidance with these models, which [`Shelf::get`] gave for the condition, takes in memory.
+    pub fn footprint(&self, condition: &SampleCondition, models: &Loaded) -> Result<Footprint, Error> {
+        let (diffusion, precision) = diffusion_key(condition);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (diffusion, precision, condition.models.backbone.digest.clone());
+        places.footprints.get(key, || Footprint::count(&models.diffusion, &models.encoder.backbone))
     }
 }
 
@@ -137,12 +220,17 @@ pub fn load_probe(
     Probe::load(folder, &tokenizer, &classes, device)
 }
 
+fn diffusion_key(condition: &SampleCondition) -> (Digest, Precision) {
+    (condition.models.diffusion.digest.clone(), condition.sampling.precision)
+}
+
 fn encoder_key(models: &Models) -> [Digest; 2] {
     [models.backbone.digest.clone(), models.encoder.digest.clone()]
 }
 
-fn probe_key(models: &Models) -> [Digest; 2] {
-    [models.probe.digest.clone(), models.diffusion.digest.clone()]
+fn probe_key(condition: &SampleCondition) -> (Digest, Digest, Vec<ProbeClass>) {
+    let models = &condition.models;
+    (models.probe.digest.clone(), models.diffusion.digest.clone(), condition.probes.clone())
 }
 
 /// Checks every file of a folder against the digest that the experiment was submitted with.
@@ -196,5 +284,22 @@ mod tests {
         assert!(matches!(verify(&submitted), Err(ShelfError::Changed { path: named, .. }) if named == path));
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(verify(&submitted), Err(ShelfError::Missing { path: named }) if named == path));
+    }
+
+    #[test]
+    fn what_was_used_last_is_remembered_and_the_rest_forgotten() {
+        let mut recent = Recent::<usize, usize>::default();
+        let mut made = Vec::new();
+        for key in [0, 1, 0, 2, 3, 4, 5, 6, 7, 8, 0, 1] {
+            let value = recent.get(key, || {
+                made.push(key);
+                Ok::<_, ()>(10 * key)
+            });
+            assert_eq!(value, Ok(10 * key));
+        }
+        assert_eq!(made, [0, 1, 2, 3, 4, 5, 6, 7, 8, 1], "the ninth pushes the one out that was used longest ago");
+        assert!(recent.holds(&8) && !recent.holds(&2));
+        assert_eq!(recent.get(99, || Err("broken")), Err("broken"));
+        assert!(recent.holds(&8) && !recent.holds(&99));
     }
 }

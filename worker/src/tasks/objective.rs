@@ -33,7 +33,8 @@ fn masked(volume: &job::VolumeMask, encoder: &Encoder) -> Result<(Vec<usize>, us
     Ok((found.rows, denominator))
 }
 
-fn unchanged(path: &Path, expected: &Digest) -> Result<(), ShelfError> {
+/// The file must have the content that was submitted.
+pub(super) fn unchanged(path: &Path, expected: &Digest) -> Result<(), ShelfError> {
     let found = sha256(path)?;
     if found == *expected {
         return Ok(());

@@ -1,20 +1,20 @@
 //! One guided sample: sampler, 8-bit image, scores, PNG. The same code serves jobs and `worker sample`.
 
+use super::Product;
 use super::facts::Facts;
-use super::models::{Loaded, Shelf, ShelfError};
-use super::objective::resolve;
+use super::models::Loaded;
 use super::score::Scores;
-use super::{Product, TaskError, class_of};
-use crate::agent::Control;
+use super::start::start;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
-use braindive::sampler::noise::starting_latents;
 use braindive::sampler::schedule::FinalSigma;
-use braindive::sampler::{self, Item, Memory, Parameters, Sample, Step};
-use braindive::{Error, ErrorKind, Tensor};
-use protocol::ids::{Digest, Seed};
-use protocol::job::{self, ProbeClass, SampleCondition};
-use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use braindive::sampler::solver::Method;
+use braindive::sampler::{self, Gradient, Item, Parameters, Sample, Step, TextGuidance};
+use braindive::{Error, Tensor};
+use protocol::ids::Digest;
+use protocol::job;
+use protocol::outcome::{PhaseSeconds, SampleResult};
+use protocol::probe::ProbeClass;
 use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
 use std::ops::ControlFlow;
@@ -38,13 +38,48 @@ pub struct Painted {
     pub scores: Scores,
 }
 
-impl Order<'_> {
+impl<'a> Order<'a> {
+    /// What `asked` means to the sampler. `noise`: [1, 4, h, w].
+    pub fn new(
+        asked: &job::Sampling,
+        objective: Objective,
+        noise: Tensor,
+        classes: &'a [ProbeClass],
+        models: &Loaded,
+    ) -> Result<Self, Error> {
+        let (first_step, initial_latents) = start(asked, noise, models)?;
+        let [from, to] = asked.guidance_interval.unwrap_or([0.0, 1.0]);
+        let null_embeds = &models.prompt.null;
+        let parameters = Parameters {
+            steps: asked.steps as usize,
+            first_step,
+            solver: match asked.solver {
+                job::Solver::DpmSolverPp2m => Method::DpmSolverPp2m,
+                job::Solver::Ddim => Method::Ddim,
+                job::Solver::Euler => Method::Euler,
+            },
+            final_sigma: match asked.final_sigma {
+                job::FinalSigma::Zero => FinalSigma::Zero,
+                job::FinalSigma::SigmaMin => FinalSigma::SigmaMin,
+            },
+            sag_scale: asked.sag_scale,
+            text_guidance: asked.text_guidance.map(|scale| TextGuidance { scale, null_embeds: null_embeds.clone() }),
+            guidance_interval: from..to,
+            gradient: match asked.gradient {
+                job::Gradient::Full => Gradient::Full,
+                job::Gradient::PredX0 => Gradient::PredX0,
+            },
+            ..Parameters::default()
+        };
+        Ok(Self { objective, gamma: asked.gamma, initial_latents, parameters, classes })
+    }
+
     /// The order as one image of a batch.
     pub fn item(&self, models: &Loaded) -> Result<Item, Error> {
         Ok(Item {
             target: self.objective.target(&models.encoder.head)?,
             gamma: self.gamma,
-            prompt_embeds: models.prompt_embeds.clone(),
+            prompt_embeds: models.prompt.prompt.clone(),
             initial_latents: self.initial_latents.clone(),
         })
     }
@@ -61,6 +96,11 @@ impl Order<'_> {
         let sample = timed(&mut seconds.sampling, || {
             sampler::sample(&models.diffusion, backbone, &self.parameters, &[item], observer)?.remove(0)
         })?;
+        self.score(sample, models, seconds)
+    }
+
+    /// The image of `sample` in 8 bits, and what encoder and probe say of it.
+    pub fn score(&self, sample: Sample, models: &Loaded, seconds: &mut PhaseSeconds) -> Result<Painted, Error> {
         timed(&mut seconds.scoring, || {
             let image = RgbImage8::from_tensor(&sample.image)?;
             let scores = Scores::of(&image, models, &self.objective, self.classes)?;
@@ -70,7 +110,13 @@ impl Order<'_> {
 }
 
 /// The PNG of a painted image and the result that names it.
-pub fn product(facts: &Facts<'_>, image: &RgbImage8, device: &str, seconds: PhaseSeconds) -> Result<Product, Error> {
+pub fn product(
+    facts: &Facts<'_>,
+    image: &RgbImage8,
+    device: &str,
+    deviations: Vec<String>,
+    seconds: PhaseSeconds,
+) -> Result<Product, Error> {
     let png = facts.png(image)?;
     let Scores { activation, roi_activation, probe } = facts.scores.clone();
     let result = SampleResult {
@@ -82,85 +128,10 @@ pub fn product(facts: &Facts<'_>, image: &RgbImage8, device: &str, seconds: Phas
         effective_gamma: facts.effective_gamma,
         seconds,
         device: device.to_owned(),
-        deviations: Vec::new(),
+        deviations,
         software: SOFTWARE.to_owned(),
     };
     Ok(Product { png, result })
-}
-
-/// Runs one job: `condition` with `seed`, on models from the shelf.
-pub fn run(
-    shelf: &Shelf,
-    device: &str,
-    condition: &SampleCondition,
-    seed: Seed,
-    control: &Control,
-) -> Result<Product, TaskError> {
-    let mut seconds = PhaseSeconds::default();
-    attempt(shelf, device, condition, seed, control, &mut seconds).map_err(|error| match error {
-        ShelfError::Load(error) if error.kind() == ErrorKind::Stopped => TaskError::Stopped,
-        error => {
-            let class = match &error {
-                ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
-                ShelfError::Unreadable { .. } => FailureClass::Io,
-                ShelfError::Load(error) => class_of(error),
-            };
-            TaskError::Failed { class, message: error.to_string(), seconds }
-        }
-    })
-}
-
-fn attempt(
-    shelf: &Shelf,
-    device: &str,
-    condition: &SampleCondition,
-    seed: Seed,
-    control: &Control,
-    seconds: &mut PhaseSeconds,
-) -> Result<Product, ShelfError> {
-    let (models, objective) = timed(&mut seconds.loading, || {
-        let models = shelf.get(condition)?;
-        let objective = resolve(&condition.objective, &condition.region, &models.encoder)?;
-        Ok::<_, ShelfError>((models, objective))
-    })?;
-    let asked = &condition.sampling;
-    let [width, height] = asked.size.map(|side| side as usize);
-    let [_, _, rows, columns] = models.diffusion.latent_shape(width, height)?;
-    let order = Order {
-        objective,
-        gamma: asked.gamma,
-        initial_latents: starting_latents(seed.0, rows, columns, &models.diffusion.device).map_err(Error::from)?,
-        parameters: Parameters {
-            steps: asked.steps as usize,
-            sag_scale: asked.sag_scale,
-            final_sigma: final_sigma(asked.final_sigma),
-            memory: Memory::default(),
-        },
-        classes: &condition.probes,
-    };
-    let painted = order.paint(&models, seconds, |step| {
-        control.report(step.index as u32 + 1, step.steps as u32);
-        Ok(if control.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    let facts = Facts {
-        subject: Some(&condition.subject),
-        region: Some(&condition.region),
-        seed: Some(seed),
-        sampling: asked,
-        effective_gamma: order.objective.effective_gamma(asked.gamma),
-        scores: &painted.scores,
-        models: condition.models.folders().map(|(role, folder)| (role, folder.digest.clone())).into(),
-        software: SOFTWARE,
-    };
-    Ok(product(&facts, &painted.image, device, *seconds)?)
-}
-
-/// The sampler's name for the solver's last target.
-pub fn final_sigma(asked: job::FinalSigma) -> FinalSigma {
-    match asked {
-        job::FinalSigma::Zero => FinalSigma::Zero,
-        job::FinalSigma::SigmaMin => FinalSigma::SigmaMin,
-    }
 }
 
 /// Runs `work` and adds the wall seconds that it took.

@@ -4,8 +4,8 @@ use super::models::Loaded;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
 use braindive::{DType, Error};
-use protocol::job::ProbeClass;
 use protocol::outcome::ProbeResult;
+use protocol::probe::ProbeClass;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -17,6 +17,7 @@ use crate::layers::{Conv2d, GroupNorm};
 use crate::weights::Weights;
 use blocks::{BlockShape, Condition, DownBlock, Level, MidBlock, UpBlock};
 use candle_core::{DType, Device, Result, Tensor, bail};
+use checkpoint::Names;
 use std::path::Path;
 use time_embedding::TimeEmbedding;
 use transformer::TransformerShape;
@@ -32,6 +33,7 @@ pub struct UNet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    weight_bytes: u64,
 }
 
 /// Where the mid block's self-attention looks.
@@ -44,13 +46,18 @@ pub struct MidAttention {
 }
 
 impl UNet {
-    /// Reads `config.json` and `diffusion_pytorch_model.safetensors` in `folder`.
+    /// Reads `config.json` and the weights in `folder`.
     ///
     /// # Errors
     /// A file or tensor is missing or not what the configuration says.
     pub fn load(folder: impl AsRef<Path>, dtype: DType, device: &Device) -> error::Result<Self> {
         let config = UNetConfig::read(&folder.as_ref().join("config.json"))?;
-        let weights = Weights::open(folder.as_ref().join("diffusion_pytorch_model.safetensors"), dtype, device)?;
+        Self::from_weights(config, &Weights::find(folder.as_ref(), Names::DIFFUSERS, dtype, device)?)
+    }
+
+    /// # Errors
+    /// A tensor is missing or not what the configuration says.
+    pub fn from_weights(config: UNetConfig, weights: &Weights) -> error::Result<Self> {
         let channels = &config.block_out_channels;
         let (levels, first, deepest) = (channels.len(), channels[0], channels[channels.len() - 1]);
         let shape = BlockShape {
@@ -99,8 +106,23 @@ impl UNet {
                 &weights.at("conv_norm_out"),
             )?,
             conv_out: Conv2d::load(first, config.out_channels, 3, &weights.at("conv_out"))?,
+            weight_bytes: weights.bytes(),
             config,
         })
+    }
+
+    /// Bytes of all weights.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// Takes `sinusoids` for the time embedding of `timestep`, instead of computing them to the nearest f32: to compare with an
+    /// implementation whose sine and cosine round otherwise.
+    ///
+    /// # Panics
+    /// If there are not as many as the first level has channels.
+    pub fn give_sinusoids(&mut self, timestep: usize, sinusoids: Vec<f32>) {
+        self.time_embedding.give_sinusoids(timestep, sinusoids);
     }
 
     /// The noise in `latents` [batch, 4, height, width] at `timestep`, given `prompt_embeds` [batch or 1, tokens, width].

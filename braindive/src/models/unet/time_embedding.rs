@@ -5,6 +5,7 @@ use crate::error;
 use crate::layers::{Activation, Linear};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result, Tensor};
+use std::collections::BTreeMap;
 
 /// Keys: linear_1, linear_2.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub struct TimeEmbedding {
     sinusoids: usize,
     flip_sin_to_cos: bool,
     freq_shift: f64,
+    /// Sinusoids of timesteps that are not computed here.
+    given: BTreeMap<usize, Vec<f32>>,
     linear_1: Linear,
     linear_2: Linear,
 }
@@ -29,9 +32,19 @@ impl TimeEmbedding {
             sinusoids,
             flip_sin_to_cos: config.flip_sin_to_cos,
             freq_shift: config.freq_shift,
+            given: BTreeMap::new(),
             linear_1: Linear::load(sinusoids, width, &weights.at("linear_1"))?,
             linear_2: Linear::load(width, width, &weights.at("linear_2"))?,
         })
+    }
+
+    /// Takes `sinusoids` for `timestep` instead of computing them.
+    ///
+    /// # Panics
+    /// If there are not as many as the first level has channels.
+    pub fn give_sinusoids(&mut self, timestep: usize, sinusoids: Vec<f32>) {
+        assert_eq!(sinusoids.len(), self.sinusoids, "sinusoids of a timestep");
+        self.given.insert(timestep, sinusoids);
     }
 
     /// The embedding of `timestep` behind its SiLU, as every residual block takes it: [1, width].
@@ -39,7 +52,7 @@ impl TimeEmbedding {
     /// # Errors
     /// The device cannot compute it.
     pub fn forward(&self, timestep: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-        let sinusoids = self.sinusoids(timestep);
+        let sinusoids = self.given.get(&timestep).cloned().unwrap_or_else(|| self.sinusoids(timestep));
         let x = Tensor::from_vec(sinusoids, (1, self.sinusoids), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
         let hidden = Activation::Silu.forward(&self.linear_1.forward(&x.into())?)?;
         Ok(Activation::Silu.forward(&self.linear_2.forward(&hidden)?)?.into_value())

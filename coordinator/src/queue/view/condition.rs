@@ -2,7 +2,7 @@
 
 use super::{Snapshot, State, ViewError, parse, reading, undecodable};
 use protocol::ids::{ConditionId, ExperimentId};
-use protocol::job::ProbeClass;
+use protocol::probe::ProbeClass;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};

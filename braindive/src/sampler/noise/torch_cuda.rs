@@ -1,23 +1,12 @@
-//! The starting latents of a seed: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
-//! followed by Box-Muller (1958), in the layout of PyTorch's CUDA generator.
+//! The layout of PyTorch's CUDA generator: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+//! followed by Box-Muller (1958).
 //!
-//! Element `i` of the latents is the first normal of the Philox block with key `seed` and counter `(0, 0, i, 0)`. The numbers are
-//! computed on the host in f64, so that a seed names the same latents on every machine and device. They are what
-//! `torch.randn` gives after `torch.Generator("cuda").manual_seed(seed)`, up to f32 rounding, while a tensor has fewer
-//! elements than the GPU has resident threads (a 512 × 512 image has 16,384; a V100 has 163,840 threads).
+//! Element `i` is the first normal of the Philox block with key `seed` and counter `(0, 0, i, 0)`, computed in f64.
 
-use candle_core::{Device, Result, Tensor};
 use std::f64::consts::TAU;
 
-/// Standard normal latents `[1, 4, height, width]` in f32; `height` and `width` are those of the latents, not of the image.
-pub fn starting_latents(seed: u64, height: usize, width: usize, device: &Device) -> Result<Tensor> {
-    let elements = 4 * height * width;
-    let latents: Vec<f32> = (0..elements as u64).map(|index| standard_normal(seed, index) as f32).collect();
-    Tensor::from_vec(latents, (1, 4, height, width), device)
-}
-
 /// Element `index` of the standard normal sequence of `seed`.
-fn standard_normal(seed: u64, index: u64) -> f64 {
+pub fn standard_normal(seed: u64, index: u64) -> f64 {
     const ULP: f64 = 1.0 / (1u64 << 32) as f64;
     let [x0, x1, ..] = philox4x32_10(halves(seed), [0, 0, index as u32, (index >> 32) as u32]);
     let u = f64::from(x0) * ULP + ULP / 2.0;
@@ -75,13 +64,5 @@ mod tests {
                 assert!((found - expected.as_f64().unwrap()).abs() < 1e-12, "seed {seed}, element {index}: {found}");
             }
         }
-    }
-
-    #[test]
-    fn latents_are_laid_out_channel_by_channel_row_by_row() {
-        let latents = starting_latents(42, 3, 5, &Device::Cpu).unwrap();
-        assert_eq!(latents.dims(), [1, 4, 3, 5]);
-        let element = latents.get(0).unwrap().get(2).unwrap().get(1).unwrap().get(4).unwrap();
-        assert_eq!(element.to_scalar::<f32>().unwrap(), standard_normal(42, 2 * 15 + 5 + 4) as f32);
     }
 }

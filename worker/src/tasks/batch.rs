@@ -1,0 +1,142 @@
+//! Jobs that are sampled together: one pass through the networks serves images of other seeds, regions, subjects and scales.
+
+use super::deviations::deviations;
+use super::facts::Facts;
+use super::models::{Loaded, Shelf, ShelfError};
+use super::objective::resolve;
+use super::sample::{Order, product, timed};
+use super::start::noise;
+use super::{Product, TaskError, Work, class_of};
+use braindive::sampler::{self, Memory, Sample, Step};
+use braindive::{Error, ErrorKind};
+use protocol::job::{Condition, SampleCondition, Sampling};
+use protocol::outcome::{FailureClass, PhaseSeconds};
+use protocol::version::SOFTWARE;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Whether jobs of two conditions can be sampled together: the same networks, and the same of everything that a batch shares.
+pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
+    /// Without what every image of a batch has for itself.
+    fn shared(sampling: &Sampling) -> Sampling {
+        let Sampling { preset, gamma, prompt, noise, .. } = Sampling::default();
+        Sampling { preset, gamma, prompt, noise, ..sampling.clone() }
+    }
+    one.models.diffusion.digest == other.models.diffusion.digest
+        && one.models.backbone.digest == other.models.backbone.digest
+        && shared(&one.sampling) == shared(&other.sampling)
+}
+
+/// Runs jobs of which all share a pass, on models from the shelf; one outcome per job. A batch that fails as a whole, for want of
+/// memory or because of one of its jobs, is run again one by one. `memory_limit`: bytes.
+pub fn run(shelf: &Shelf, device: &str, memory_limit: Option<u64>, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
+    let mut jobs: Vec<Result<Job<'_>, TaskError>> = batch.iter().map(|work| Job::prepare(shelf, work)).collect();
+    let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
+    let mut samples = sample(shelf, memory_limit, &mut ready).into_iter();
+    jobs.into_iter()
+        .map(|job| {
+            let mut job = job?;
+            let sample = samples.next().unwrap_or(Err(Error::Stopped { step: 0 }));
+            let done = sample.and_then(|sample| job.finish(sample, device));
+            done.map_err(|error| failed(error.into(), job.seconds))
+        })
+        .collect()
+}
+
+/// A job with its models, and all resolved that decides its image.
+struct Job<'a> {
+    work: &'a Work,
+    condition: &'a SampleCondition,
+    models: Loaded,
+    order: Order<'a>,
+    seconds: PhaseSeconds,
+}
+
+impl<'a> Job<'a> {
+    fn prepare(shelf: &Shelf, work: &'a Work) -> Result<Self, TaskError> {
+        let Condition::Sample(condition) = &*work.condition;
+        let mut seconds = PhaseSeconds::default();
+        let prepared = timed(&mut seconds.loading, || {
+            let models = shelf.get(condition)?;
+            let objective = resolve(&condition.objective, &condition.region, &models.encoder)?;
+            let noise = noise(&condition.sampling, work.job.seed, &models)?;
+            let order = Order::new(&condition.sampling, objective, noise, &condition.probes, &models)?;
+            Ok((models, order))
+        });
+        match prepared {
+            Ok((models, order)) => Ok(Self { work, condition, models, order, seconds }),
+            Err(error) => Err(failed(error, seconds)),
+        }
+    }
+
+    fn finish(&mut self, sample: Sample, device: &str) -> Result<Product, Error> {
+        let (order, asked) = (&self.order, &self.condition.sampling);
+        let painted = order.score(sample, &self.models, &mut self.seconds)?;
+        let models = self.condition.models.folders();
+        let facts = Facts {
+            subject: Some(&self.condition.subject),
+            region: Some(&self.condition.region),
+            seed: Some(self.work.job.seed),
+            sampling: asked,
+            effective_gamma: order.objective.effective_gamma(asked.gamma),
+            scores: &painted.scores,
+            models: models.map(|(role, folder)| (role, folder.digest.clone())).into(),
+            software: SOFTWARE,
+        };
+        let deviations = deviations(asked, &order.objective, self.models.diffusion.dtype);
+        product(&facts, &painted.image, device, deviations, self.seconds)
+    }
+}
+
+/// One sample per job, in order; every job is charged its share of the time.
+fn sample(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Sample, Error>> {
+    if jobs.is_empty() {
+        return Vec::new();
+    }
+    let start = Instant::now();
+    let sampled = together(shelf, memory_limit, jobs);
+    let share = start.elapsed().as_secs_f64() / jobs.len() as f64;
+    jobs.iter_mut().for_each(|job| job.seconds.sampling += share);
+    match sampled {
+        Ok(samples) => samples,
+        Err(error) if jobs.len() == 1 => vec![Err(error)],
+        Err(Error::Stopped { step }) => jobs.iter().map(|_| Err(Error::Stopped { step })).collect(),
+        Err(error) => {
+            tracing::warn!(jobs = jobs.len(), "a batch failed and is run again one by one: {error}");
+            jobs.iter_mut().flat_map(|job| sample(shelf, memory_limit, &mut [&mut **job])).collect()
+        }
+    }
+}
+
+fn together(
+    shelf: &Shelf,
+    memory_limit: Option<u64>,
+    jobs: &[&mut Job<'_>],
+) -> Result<Vec<Result<Sample, Error>>, Error> {
+    let first = &jobs[0];
+    let items = jobs.iter().map(|job| job.order.item(&job.models)).collect::<Result<Vec<_>, _>>()?;
+    let mut parameters = first.order.parameters.clone();
+    parameters.memory = match memory_limit {
+        None => Memory::default(),
+        Some(limit) => {
+            let (_, _, height, width) = first.order.initial_latents.dims4()?;
+            shelf.footprint(first.condition, &first.models)?.fit(limit, jobs.len(), height * width)?
+        }
+    };
+    let observer = |step: &Step<'_>| {
+        jobs.iter().for_each(|job| job.work.control.report(step.index as u32 + 1, step.steps as u32));
+        let stopped = jobs.iter().all(|job| job.work.control.is_stopped());
+        Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    };
+    sampler::sample(&first.models.diffusion, &first.models.encoder.backbone, &parameters, &items, observer)
+}
+
+fn failed(error: ShelfError, seconds: PhaseSeconds) -> TaskError {
+    let class = match &error {
+        ShelfError::Load(error) if error.kind() == ErrorKind::Stopped => return TaskError::Stopped,
+        ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
+        ShelfError::Unreadable { .. } => FailureClass::Io,
+        ShelfError::Load(error) => class_of(error),
+    };
+    TaskError::Failed { class, message: error.to_string(), seconds }
+}
