@@ -196,6 +196,8 @@ mod tests {
             (4, 6, 3, 2, 1, 7, 5),
             (35, 6, 1, 1, 0, 5, 4),
             (3, 8, 4, 4, 0, 12, 8),
+            (3, 40, 3, 1, 1, 9, 10),
+            (33, 34, 3, 1, 1, 15, 18),
         ];
         for (inputs, outputs, kernel, stride, padding, height, width) in cases {
             let weight = random(&[outputs, inputs, kernel, kernel], 1);
@@ -221,14 +223,41 @@ mod tests {
     }
 
     #[test]
-    fn the_result_does_not_depend_on_the_number_of_threads() {
-        let (weight, x) = (random(&[48, 64, 3, 3], 1), random(&[1, 64, 40, 40], 2));
-        let layer = layer(&weight, None, 1, 1);
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| super::super::gradient_check::gradient(&x, &|x: &Tracked| layer.forward(x)).0)
+    fn neither_output_nor_gradient_depends_on_the_number_of_threads() {
+        // By Winograd's method with few and with many tiles, by patches of many and of few pixels.
+        for (inputs, outputs, stride, side) in [(64, 48, 1, 40), (48, 64, 1, 47), (8, 48, 2, 40), (300, 170, 1, 8)] {
+            let (weight, x) = (random(&[outputs, inputs, 3, 3], 1), random(&[1, inputs, side, side], 2));
+            let layer = layer(&weight, None, stride, 1);
+            let run = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let gradient = super::super::gradient_check::gradient(&x, &|x: &Tracked| layer.forward(x)).0;
+                    (layer.forward(&Tracked::from(&x)).unwrap().into_value(), gradient)
+                })
+            };
+            let (one, three) = (run(1), run(3));
+            assert_close(&one.0, &three.0, 0.0);
+            assert_close(&one.1, &three.1, 0.0);
+        }
+    }
+
+    #[test]
+    fn the_method_follows_from_the_extents() {
+        let method = |inputs, outputs, kernel, stride, side: usize, gradient| {
+            let layer = layer(&random(&[outputs, inputs, kernel, kernel], 1), None, stride, kernel / 2);
+            let g = layer.geometry(&[1, inputs, side, side]).unwrap();
+            if gradient { Method::of(&g, outputs, inputs) } else { Method::of(&g, inputs, outputs) }
         };
-        assert_close(&run(1), &run(3), 0.0);
+        for gradient in [false, true] {
+            assert_eq!(method(64, 48, 3, 1, 16, gradient), Method::Winograd);
+            assert_eq!(method(64, 48, 3, 1, 8, gradient), Method::Any);
+            assert_eq!(method(64, 48, 3, 2, 16, gradient), Method::Any);
+            assert_eq!(method(64, 48, 1, 1, 16, gradient), Method::Any);
+        }
+        assert_eq!(method(128, 3, 3, 1, 32, false), Method::Scatter);
+        assert_eq!(method(128, 3, 3, 1, 32, true), Method::Gather);
+        assert_eq!(method(4, 320, 3, 1, 32, false), Method::Gather);
+        assert_eq!(method(4, 320, 3, 1, 32, true), Method::Scatter);
     }
 
     #[test]

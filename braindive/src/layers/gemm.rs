@@ -1,6 +1,6 @@
 //! Matrix products over strided slices: the crate's only door to the `gemm` crate.
 
-use super::kernel::Element;
+use super::kernel::{Element, for_each_chunk};
 use std::marker::PhantomData;
 
 /// A matrix inside a slice: element (i, j) is `data[i * row_stride + j * column_stride]`.
@@ -61,9 +61,10 @@ pub(crate) struct MatrixMut<'a, T> {
 // SAFETY: like the `&mut [T]` that it was made of, it alone reaches its elements.
 unsafe impl<T: Send> Send for MatrixMut<'_, T> {}
 
-/// Terms that are summed before they are added to the output. A pass over them reads and writes the output once; up to 512
-/// terms `gemm` never divides further, whatever the machine's caches, so that the order of a sum is the same everywhere.
-const BLOCK: usize = 512;
+/// Terms that are summed before they are added to the output. Fewer cost time (every block reads and writes the output once),
+/// more cost accuracy. Up to 512 terms `gemm` never divides further, whatever the machine's caches, so that the order of a sum
+/// is the same everywhere.
+const BLOCK: usize = 128;
 
 impl<'a, T> MatrixMut<'a, T> {
     /// `data` row by row, with `row_stride` elements from one row to the next.
@@ -167,6 +168,54 @@ pub(crate) fn multiply<T: Element>(
     b: Matrix<'_, T>,
 ) {
     MatrixMut::new(output, a.rows, b.columns, row_stride).multiply(accumulate, a, b);
+}
+
+/// What is added to a product.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bias<'a, T> {
+    None,
+    /// One value per row.
+    Rows(&'a [T]),
+    /// One value per column.
+    Columns(&'a [T]),
+}
+
+impl<'a, T> Bias<'a, T> {
+    pub fn of_rows(values: Option<&'a [T]>) -> Self {
+        values.map_or(Self::None, Self::Rows)
+    }
+
+    pub fn of_columns(values: Option<&'a [T]>) -> Self {
+        values.map_or(Self::None, Self::Columns)
+    }
+}
+
+/// `output = a · b + bias` on all cores, a task per block of `[rows, columns]` of the output.
+///
+/// # Panics
+/// As [`MatrixMut::multiply`], or if the bias is too short, which would be a bug in a layer.
+pub(crate) fn multiply_in_blocks<T: Element>(
+    output: MatrixMut<'_, T>,
+    [rows, columns]: [usize; 2],
+    bias: Bias<'_, T>,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+) {
+    let across = output.columns.div_ceil(columns);
+    let mut blocks = output.blocks(rows, columns);
+    for_each_chunk(&mut blocks, 1, 2 * a.rows * a.columns * b.columns, |i, blocks| {
+        let (row, column) = (i / across * rows, i % across * columns);
+        for block in blocks {
+            let width = block.columns;
+            (0..block.rows).for_each(|i| match bias {
+                Bias::None => {}
+                Bias::Rows(values) => block.row(i).fill(values[row + i]),
+                Bias::Columns(values) => block.row(i).copy_from_slice(&values[column..column + width]),
+            });
+            let (a, b) = (a.rows_from(row, block.rows), b.columns_from(column, width));
+            block.multiply(!matches!(bias, Bias::None), a, b);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! Fully connected layer: y = x Wᵀ + b over the last dimension.
 
-use super::gemm::{Matrix, multiply};
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, with_elements, with_optional};
+use super::gemm::{Bias, Matrix, MatrixMut, multiply_in_blocks};
+use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
 use super::work;
 use crate::error;
 use crate::gradient::Tracked;
 use crate::weights::Weights;
 use candle_core::{Result, Shape, Tensor};
 
-/// Rows per task.
-const ROWS: usize = 64;
+/// Rows and columns of a task: enough rows that reading the weight in the right order is a small part of the work.
+const BLOCK: [usize; 2] = [1024, 128];
 
 /// A frozen fully connected layer.
 #[derive(Debug, Clone)]
@@ -72,17 +72,8 @@ impl Kernel for Linear {
         let shape = replace_width(x.dims, features, outputs)?;
         let mut y = vec![T::zero(); shape.elem_count()];
         with_elements::<T, _>(&self.weight, |weight| {
-            with_optional::<T, _>(self.bias.as_ref(), |bias| {
-                for_each_chunk(&mut y, ROWS * outputs, 2 * x.data.len() * outputs, |i, y| {
-                    let rows = y.len() / outputs;
-                    if let Some(bias) = bias {
-                        y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-                    }
-                    let x = Matrix::new(&x.data[i * ROWS * features..], rows, features, features);
-                    let weight = Matrix::new(weight, outputs, features, features);
-                    multiply(y, outputs, bias.is_some(), x, weight.transposed());
-                });
-            })
+            let weight = Matrix::new(weight, outputs, features, features).transposed();
+            with_optional::<T, _>(self.bias.as_ref(), |bias| multiply_rows(x.data, weight, bias, &mut y))
         })??;
         Ok((y, shape))
     }
@@ -102,17 +93,21 @@ impl Kernel for InputGradient {
         let shape = replace_width(grad.dims, outputs, features)?;
         let mut gx = vec![T::zero(); shape.elem_count()];
         with_elements::<T, _>(&self.weight, |weight| {
-            for_each_chunk(&mut gx, ROWS * features, 2 * grad.data.len() * features, |i, gx| {
-                let rows = gx.len() / features;
-                let grad = Matrix::new(&grad.data[i * ROWS * outputs..], rows, outputs, outputs);
-                multiply(gx, features, false, grad, Matrix::new(weight, outputs, features, features));
-            });
+            multiply_rows(grad.data, Matrix::new(weight, outputs, features, features), None, &mut gx);
         })?;
         Ok((gx, shape))
     }
 }
 
 custom_op!(InputGradient, CustomOp1, "frozen-linear-input-gradient");
+
+/// Every row of `y` is a row of `x` times `weight`, plus `bias`.
+fn multiply_rows<T: Element>(x: &[T], weight: Matrix<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
+    let (inputs, outputs) = (weight.rows, weight.columns);
+    let rows = y.len() / outputs.max(1);
+    let y = MatrixMut::new(y, rows, outputs, outputs);
+    multiply_in_blocks(y, BLOCK, Bias::of_columns(bias), Matrix::new(x, rows, inputs, inputs), weight);
+}
 
 fn replace_width(dims: &[usize], from: usize, to: usize) -> Result<Shape> {
     match dims.split_last() {

@@ -1,14 +1,14 @@
 //! Convolution of any kernel, stride and symmetric padding as matrix products over patches: gathered before the product
 //! (im2col) or scattered after it (col2im), whichever side has fewer channels.
 
-use super::gemm::{Matrix, MatrixMut};
+use super::gemm::{Bias, Matrix, MatrixMut, multiply_in_blocks};
 use super::kernel::{Element, for_each_chunk};
 use std::ops::Range;
 
 /// Elements of the patches that are made at once, unless one row of the image has more.
 const PATCH_ELEMENTS: usize = 1 << 22;
 /// Output channels and pixels of a task that gathers.
-const GATHER_BLOCK: [usize; 2] = [64, 512];
+const GATHER_BLOCK: [usize; 2] = [160, 256];
 /// Elements of the patches of a task that scatters: about a level-2 cache of f32.
 const SCATTER_ELEMENTS: usize = 1 << 18;
 /// Rows of the patches of a task that scatters.
@@ -78,9 +78,11 @@ impl Geometry {
     /// `y`: [outputs, out_height, out_width].
     pub fn gather<T: Element>(&self, weight: &[T], bias: Option<&[T]>, x: &[T], y: &mut [T]) {
         let weight = Matrix::new(weight, self.outputs, self.taps(), self.taps());
+        let bias = Bias::of_rows(bias);
         let y = MatrixMut::new(y, self.outputs, self.out_pixels(), self.out_pixels());
         if self.is_pointwise() {
-            return self.multiply(weight, Matrix::new(x, self.inputs, self.pixels(), self.pixels()), bias, y);
+            let pixels = Matrix::new(x, self.inputs, self.pixels(), self.pixels());
+            return multiply_in_blocks(y, GATHER_BLOCK, bias, weight, pixels);
         }
         let rows = (PATCH_ELEMENTS / (self.taps() * self.out_width)).max(1);
         for (i, band) in y.blocks(self.outputs, rows * self.out_width).into_iter().enumerate() {
@@ -99,31 +101,9 @@ impl Geometry {
                     }
                 });
             });
-            self.multiply(weight, Matrix::new(&patches, self.taps(), columns, columns), bias, band);
+            let patches = Matrix::new(&patches, self.taps(), columns, columns);
+            multiply_in_blocks(band, GATHER_BLOCK, bias, weight, patches);
         }
-    }
-
-    /// W · patches + bias, in blocks of outputs and pixels.
-    fn multiply<T: Element>(
-        &self,
-        weight: Matrix<'_, T>,
-        patches: Matrix<'_, T>,
-        bias: Option<&[T]>,
-        y: MatrixMut<'_, T>,
-    ) {
-        let [outputs, pixels] = GATHER_BLOCK;
-        let across = y.columns().div_ceil(pixels);
-        let mut blocks = y.blocks(outputs, pixels);
-        for_each_chunk(&mut blocks, 1, self.work(), |i, blocks| {
-            let (output, pixel) = (i / across * outputs, i % across * pixels);
-            for y in blocks {
-                if let Some(bias) = bias {
-                    (0..y.rows()).for_each(|row| y.row(row).fill(bias[output + row]));
-                }
-                let (weight, patches) = (weight.rows_from(output, y.rows()), patches.columns_from(pixel, y.columns()));
-                y.multiply(bias.is_some(), weight, patches);
-            }
-        });
     }
 
     /// The adjoint of [`Self::gather`], plus a bias: Wᵀ gy gives the gradient of every patch, and patches add up where they
@@ -197,6 +177,78 @@ impl Geometry {
                     let x = first * self.stride + kx - self.padding;
                     visit(tap, i, first, (y - self.padding) * self.width + x, end - first);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, random};
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn values(tensor: &Tensor) -> Vec<f64> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// (inputs, outputs, kernel, stride, padding, height, width)
+    const CASES: [(usize, usize, usize, usize, usize, usize, usize); 11] = [
+        (3, 5, 3, 1, 1, 7, 6),
+        (40, 4, 3, 1, 1, 20, 33),
+        (2, 3, 3, 1, 1, 1, 1),
+        (4, 6, 3, 2, 1, 8, 8),
+        (4, 6, 3, 2, 1, 7, 5),
+        (35, 170, 1, 1, 0, 5, 4),
+        (300, 6, 1, 1, 0, 40, 30),
+        (3, 8, 4, 4, 0, 14, 8),
+        (2, 3, 2, 3, 0, 8, 11),
+        (33, 2, 3, 1, 1, 70, 128),
+        (600, 2, 3, 1, 1, 33, 257),
+    ];
+
+    #[test]
+    fn gathering_equals_candles_convolution_and_scattering_is_its_adjoint() {
+        for (inputs, outputs, kernel, stride, padding, height, width) in CASES {
+            let weight = random(&[outputs, inputs, kernel, kernel], 1);
+            let (bias, x) = (random(&[outputs], 2), random(&[1, inputs, height, width], 3));
+            let composed = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
+            let (_, _, out_height, out_width) = composed.dims4().unwrap();
+            let g = Geometry { inputs, outputs, kernel, stride, padding, height, width, out_height, out_width };
+            let mut y = vec![f64::NAN; outputs * g.out_pixels()];
+            let weight = values(&weight);
+            g.gather(&weight, Some(&values(&bias)), &values(&x), &mut y);
+            let biased = composed.broadcast_add(&bias.reshape((1, outputs, 1, 1)).unwrap()).unwrap();
+            assert_close(&Tensor::from_slice(&y, composed.dims(), &Device::Cpu).unwrap(), &biased, 1e-12);
+
+            let (grad, shift) = (values(&random(composed.dims(), 4)), values(&random(&[inputs], 5)));
+            let mut gx = vec![f64::NAN; inputs * g.pixels()];
+            g.scatter(&weight, Some(&shift), &grad, &mut gx);
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            for seed in 10..14 {
+                let x = values(&random(&[inputs, height * width], seed));
+                g.gather(&weight, None, &x, &mut y);
+                let shifted: f64 = x.chunks_exact(g.pixels()).zip(&shift).map(|(x, s)| s * x.iter().sum::<f64>()).sum();
+                let (expected, found) = (dot(&y, &grad) + shifted, dot(&x, &gx));
+                assert!((expected - found).abs() <= 1e-12 * x.len() as f64, "⟨Wx, g⟩ = {expected}, ⟨x, Wᵀg⟩ = {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_exchanged_weights_scattering_is_gathering() {
+        for (inputs, outputs, kernel, stride, padding, height, width) in CASES {
+            let (out_height, out_width) = (height, width);
+            let g = Geometry { inputs, outputs, kernel, stride, padding, height, width, out_height, out_width };
+            if g.keeps_size() {
+                let weight = values(&random(&[outputs, inputs, kernel, kernel], 1));
+                let x = values(&random(&[inputs, height, width], 3));
+                let (mut gathered, mut scattered) = (vec![0.0; outputs * g.pixels()], vec![0.0; outputs * g.pixels()]);
+                g.gather(&weight, None, &x, &mut gathered);
+                let (exchanged, weight) = g.exchanged(&weight);
+                exchanged.scatter(&weight, None, &x, &mut scattered);
+                let difference = gathered.iter().zip(&scattered).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(difference <= 1e-12, "differ by {difference:e}");
             }
         }
     }

@@ -5,21 +5,22 @@
 //! Y = Aᵀ [Σ over channels of (G g Gᵀ) ⊙ (Bᵀ d B)] A; for each of the 16 positions the sum over channels of all tiles and all
 //! outputs is a matrix product.
 
-use super::gemm::{Matrix, MatrixMut};
+use super::gemm::{Matrix, MatrixMut, multiply};
 use super::kernel::{Element, for_each_chunk};
-use pulp::Arch;
+use super::simd::vectorised;
 use rayon::prelude::*;
 use std::array::from_fn;
 use std::ops::Range;
 
 /// Positions of a 4×4 tile.
 const POSITIONS: usize = 16;
-/// Tiles of a task, whose transformed pixels and products should stay in the caches that the task's core can reach.
-const TASK_TILES: usize = 256;
-/// Outputs of a task where the image has few tiles.
-const TASK_OUTPUTS: usize = 64;
-/// Filters that are transformed side by side.
-const LANES: usize = 16;
+/// Tiles of a task where the image has many: enough for a fast product, few enough for a core's caches.
+const TASK_TILES: usize = 128;
+/// Outputs of a task where the image has few tiles. It divides the UNet's 320, 640 and 1280 channels evenly.
+const TASK_OUTPUTS: usize = 160;
+/// From so many tiles on, an image is divided by tiles, and its tasks share the transformed filters; below, it is divided by
+/// outputs, and its tasks share the transformed pixels.
+const MANY_TILES: usize = 512;
 
 /// The filters of a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -32,52 +33,42 @@ pub(super) struct Filters<'a, T> {
     pub adjoint: bool,
 }
 
+/// G: from the three taps of a filter's row or column to its values at the four points.
+const G: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+
 impl<T: Element> Filters<'_, T> {
-    /// G g Gᵀ of the filters of `outputs`: [outputs][position][inputs].
+    /// G g Gᵀ of the filters of `outputs`, ordered as the weight is: [outputs or inputs][position][inputs or outputs]. It is
+    /// linear in the nine taps: a product with a matrix [position, tap] of powers of two.
     fn transform(&self, outputs: Range<usize>) -> Vec<T> {
-        let mut transformed = vec![T::zero(); outputs.len() * POSITIONS * self.inputs];
-        let work = 4 * transformed.len();
-        for_each_chunk(&mut transformed, LANES * POSITIONS * self.inputs, work, |i, chunk| {
-            Arch::new().dispatch(
-                #[inline(always)]
-                || self.transform_some(outputs.start + i * LANES, chunk),
-            );
+        let transform: Vec<T> = (0..POSITIONS * 9)
+            .map(|i| (i / 9, if self.adjoint { 8 - i % 9 } else { i % 9 }))
+            .map(|(position, tap)| T::from_f64(G[position / 4][tap / 3] * G[position % 4][tap % 3]))
+            .collect();
+        let transform = Matrix::new(&transform, POSITIONS, 9, 9);
+        let (first, outer, inner, next) = match self.adjoint {
+            false => (outputs.start * self.inputs, outputs.len(), self.inputs, self.inputs),
+            true => (outputs.start, self.inputs, outputs.len(), self.outputs),
+        };
+        let mut transformed = vec![T::zero(); outer * padded(inner)];
+        let work = 2 * 9 * transformed.len();
+        for_each_chunk(&mut transformed, padded(inner), work, |i, transformed| {
+            let filters = Matrix::new(&self.weight[(first + i * next) * 9..], inner, 9, 9);
+            multiply(transformed, inner, false, transform, filters.transposed());
         });
         transformed
     }
 
-    #[inline(always)]
-    fn transform_some(&self, first_output: usize, transformed: &mut [T]) {
-        for first in (0..self.inputs).step_by(LANES) {
-            let lanes = LANES.min(self.inputs - first);
-            for (i, transformed) in transformed.chunks_exact_mut(POSITIONS * self.inputs).enumerate() {
-                let mut g = [[T::zero(); LANES]; 9];
-                for (lane, input) in (first..first + lanes).enumerate() {
-                    let taps = self.taps(first_output + i, input);
-                    (0..9).for_each(|tap| g[tap][lane] = taps[if self.adjoint { 8 - tap } else { tap }]);
-                }
-                let columns: [_; 3] = from_fn(|column| filter_points(from_fn(|row| g[3 * row + column])));
-                let points: [_; 4] = from_fn(|row| filter_points(from_fn(|column| columns[column][row])));
-                for (position, point) in points.as_flattened().iter().enumerate() {
-                    transformed[position * self.inputs + first..][..lanes].copy_from_slice(&point[..lanes]);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn taps(&self, output: usize, input: usize) -> &[T; 9] {
-        let filter = if self.adjoint { input * self.outputs + output } else { output * self.inputs + input };
-        &self.weight.as_chunks::<9>().0[filter]
+    /// The values at `position` of what [`Self::transform`] gave for that many `outputs`: [outputs, inputs].
+    fn at_position<'t>(&self, transformed: &'t [T], position: usize, outputs: usize) -> Matrix<'t, T> {
+        let matrix = |outer, inner| Matrix::new(&transformed[position * inner..], outer, inner, padded(inner));
+        if self.adjoint { matrix(self.inputs, outputs).transposed() } else { matrix(outputs, self.inputs) }
     }
 }
 
-/// G g for the three taps of a column or row: (g₀, (g₀ + g₁ + g₂)/2, (g₀ − g₁ + g₂)/2, g₂).
-#[inline(always)]
-fn filter_points<T: Element>([g0, g1, g2]: [[T; LANES]; 3]) -> [[T; LANES]; 4] {
-    let half = T::from_f64(0.5);
-    let sum = |lane: usize| (g0[lane] + g2[lane]) * half;
-    [g0, from_fn(|i| sum(i) + g1[i] * half), from_fn(|i| sum(i) - g1[i] * half), g2]
+/// From one item to the next of an array [item][position][n]: a little more than its elements, so that the items at one position
+/// do not compete for the same lines of a cache.
+fn padded(n: usize) -> usize {
+    POSITIONS * (n + 1)
 }
 
 /// How an image is cut into tiles.
@@ -99,22 +90,17 @@ impl Tiling {
     fn tiles(&self) -> usize {
         self.rows() * self.columns()
     }
+}
 
-    /// From one channel to the next of an array [channel][position][tile]: a little more than its elements, so that the
-    /// channels of one position do not compete for the same lines of a cache.
-    fn stride(tiles: usize) -> usize {
-        POSITIONS * (tiles + 1)
-    }
-
+vectorised! {
     /// Bᵀ d B of one channel's tiles in `rows` of tiles: [position][tile].
-    #[inline(always)]
-    fn transform<T: Element>(&self, plane: &[T], rows: Range<usize>, transformed: &mut [T]) {
-        let (columns, tiles) = (self.columns(), rows.len() * self.columns());
+    fn transform_image<T: Element>(tiling: Tiling, plane: &[T], rows: Range<usize>, transformed: &mut [T]) {
+        let (columns, tiles) = (tiling.columns(), rows.len() * tiling.columns());
         let mut d: [_; 4] = from_fn(|_| PixelRow::new(columns));
         for (i, row) in rows.enumerate() {
             for (offset, d) in d.iter_mut().enumerate() {
-                match (2 * row + offset).checked_sub(1).filter(|&y| y < self.height) {
-                    Some(y) => d.read(&plane[y * self.width..][..self.width]),
+                match (2 * row + offset).checked_sub(1).filter(|&y| y < tiling.height) {
+                    Some(y) => d.read(&plane[y * tiling.width..][..tiling.width]),
                     None => d.clear(),
                 }
             }
@@ -129,12 +115,11 @@ impl Tiling {
     }
 
     /// Aᵀ m A + bias, the output pixels of one channel's tiles in whole rows of tiles, from m: [position][tile].
-    #[inline(always)]
-    fn inverse<T: Element>(&self, m: &[T], tiles: usize, bias: T, pixels: &mut [T]) {
-        let columns = self.columns();
-        for (i, pixels) in pixels.chunks_mut(2 * self.width).enumerate() {
+    fn output_pixels<T: Element>(tiling: Tiling, m: &[T], tiles: usize, bias: T, pixels: &mut [T]) {
+        let columns = tiling.columns();
+        for (i, pixels) in pixels.chunks_mut(2 * tiling.width).enumerate() {
             let m: [_; POSITIONS] = from_fn(|position| &m[position * tiles + i * columns..][..columns]);
-            let (upper, lower) = pixels.split_at_mut(self.width);
+            let (upper, lower) = pixels.split_at_mut(tiling.width);
             write_pixels(upper, bias, columns, |column, tile| {
                 m[column][tile] + m[4 + column][tile] + m[8 + column][tile]
             });
@@ -231,27 +216,21 @@ pub(super) fn convolve<T: Element>(
     let tiling = Tiling { height, width };
     let pixels = height * width;
     let y = MatrixMut::new(y, filters.outputs, pixels, pixels);
-    let simd = Arch::new();
     let finish = |u: &[T], v: &[T], m: &mut Vec<T>, first_output: usize, y: &mut MatrixMut<'_, T>| {
         let tiles = v.len() / filters.inputs / POSITIONS - 1;
-        let stride = Tiling::stride(tiles);
+        let stride = padded(tiles);
         m.resize(y.rows() * stride, T::zero());
         for position in 0..POSITIONS {
-            let u = Matrix::new(&u[position * filters.inputs..], y.rows(), filters.inputs, POSITIONS * filters.inputs);
+            let u = filters.at_position(u, position, y.rows());
             let v = Matrix::new(&v[position * tiles..], filters.inputs, tiles, stride);
             MatrixMut::new(&mut m[position * tiles..], y.rows(), tiles, stride).multiply(false, u, v);
         }
-        simd.dispatch(
-            #[inline(always)]
-            || {
-                for (i, m) in m.chunks_exact(stride).enumerate().take(y.rows()) {
-                    let bias = bias.map_or(T::zero(), |bias| bias[first_output + i]);
-                    tiling.inverse(m, tiles, bias, y.row(i));
-                }
-            },
-        );
+        for (i, m) in m.chunks_exact(stride).enumerate().take(y.rows()) {
+            let bias = bias.map_or(T::zero(), |bias| bias[first_output + i]);
+            output_pixels(tiling, m, tiles, bias, y.row(i));
+        }
     };
-    if tiling.tiles() >= 2 * TASK_TILES {
+    if tiling.tiles() >= MANY_TILES {
         let u = filters.transform(0..filters.outputs);
         let rows = (TASK_TILES / tiling.columns()).max(1);
         let blocks = y.blocks(filters.outputs, 2 * rows * width);
@@ -259,33 +238,101 @@ pub(super) fn convolve<T: Element>(
             || (Vec::new(), Vec::new()),
             |(v, m), (i, mut y)| {
                 let rows = i * rows..((i + 1) * rows).min(tiling.rows());
-                let stride = Tiling::stride(rows.len() * tiling.columns());
+                let stride = padded(rows.len() * tiling.columns());
                 v.resize(filters.inputs * stride, T::zero());
-                simd.dispatch(
-                    #[inline(always)]
-                    || {
-                        for (v, plane) in v.chunks_exact_mut(stride).zip(x.chunks_exact(pixels)) {
-                            tiling.transform(plane, rows.clone(), v);
-                        }
-                    },
-                );
+                for (v, plane) in v.chunks_exact_mut(stride).zip(x.chunks_exact(pixels)) {
+                    transform_image(tiling, plane, rows.clone(), v);
+                }
                 finish(&u, v, m, 0, &mut y);
             },
         );
     } else {
-        let stride = Tiling::stride(tiling.tiles());
+        let stride = padded(tiling.tiles());
         let mut v = vec![T::zero(); filters.inputs * stride];
         let work = 4 * v.len();
         for_each_chunk(&mut v, stride, work, |channel, v| {
-            simd.dispatch(
-                #[inline(always)]
-                || tiling.transform(&x[channel * pixels..][..pixels], 0..tiling.rows(), v),
-            );
+            transform_image(tiling, &x[channel * pixels..][..pixels], 0..tiling.rows(), v);
         });
         let blocks = y.blocks(TASK_OUTPUTS, pixels);
         blocks.into_par_iter().enumerate().for_each_init(Vec::new, |m, (i, mut y)| {
             let outputs = i * TASK_OUTPUTS..i * TASK_OUTPUTS + y.rows();
             finish(&filters.transform(outputs.clone()), &v, m, outputs.start, &mut y);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gradient_check::{assert_close, difference, random};
+    use super::super::patches::Geometry;
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    fn values<T: Element>(tensor: &Tensor) -> Vec<T> {
+        tensor.to_dtype(T::DTYPE).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// `weight`: as [`Filters::weight`]; `x`: [1, inputs, height, width].
+    fn convolved<T: Element>(weight: &Tensor, adjoint: bool, bias: Option<&Tensor>, x: &Tensor) -> Tensor {
+        let (first, second, _, _) = weight.dims4().unwrap();
+        let (outputs, inputs) = if adjoint { (second, first) } else { (first, second) };
+        let (_, _, height, width) = x.dims4().unwrap();
+        let weight = values::<T>(weight);
+        let bias = bias.map(values::<T>);
+        let mut y = vec![T::from_f64(f64::NAN); outputs * height * width];
+        let filters = Filters { weight: &weight, inputs, outputs, adjoint };
+        convolve(filters, bias.as_deref(), &values::<T>(x), [height, width], &mut y);
+        Tensor::from_vec(y, (1, outputs, height, width), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn equals_candles_convolution_and_its_adjoint_at_odd_sizes_with_few_and_with_many_tiles() {
+        // (inputs, outputs, height, width)
+        let cases = [
+            (1, 1, 1, 1),
+            (3, 2, 2, 5),
+            (5, 4, 7, 1),
+            (7, 161, 9, 6),
+            (6, 5, 47, 45),
+            (2, 3, 3, 1025),
+            (2, 3, 46, 512),
+        ];
+        for (inputs, outputs, height, width) in cases {
+            let weight = random(&[outputs, inputs, 3, 3], 1);
+            let (bias, x) = (random(&[outputs], 2), random(&[1, inputs, height, width], 3));
+            let expected = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
+            let biased = expected.broadcast_add(&bias.reshape((1, outputs, 1, 1)).unwrap()).unwrap();
+            assert_close(&convolved::<f64>(&weight, false, Some(&bias), &x), &biased, 1e-12);
+            assert_close(&convolved::<f64>(&weight, false, None, &x), &expected, 1e-12);
+            let turned = weight.flip(&[2, 3]).unwrap().transpose(0, 1).unwrap().contiguous().unwrap();
+            assert_close(&convolved::<f64>(&turned, true, None, &x), &expected, 1e-12);
+        }
+    }
+
+    #[test]
+    fn rounding_in_f32_is_not_worse_than_twice_that_of_the_direct_method() {
+        let (channels, side) = (512, 16);
+        let weight = random(&[channels, channels, 3, 3], 1);
+        let x = random(&[1, channels, side, side], 2);
+        let rounded = |tensor: &Tensor| tensor.to_dtype(DType::F32).unwrap().to_dtype(DType::F64).unwrap();
+        let expected = convolved::<f64>(&rounded(&weight), false, None, &rounded(&x));
+        let (inputs, outputs, height, width, out_height, out_width) = (channels, channels, side, side, side, side);
+        let g = Geometry { inputs, outputs, kernel: 3, stride: 1, padding: 1, height, width, out_height, out_width };
+        let mut direct = vec![0f32; channels * side * side];
+        g.gather(&values::<f32>(&weight), None, &values::<f32>(&x), &mut direct);
+        let direct = Tensor::from_vec(direct, expected.dims(), &Device::Cpu).unwrap();
+        let error = |y: &Tensor| {
+            let squares = (y.to_dtype(DType::F64).unwrap() - &expected).unwrap().sqr().unwrap();
+            squares.mean_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+        };
+        let winograd = convolved::<f32>(&weight, false, None, &x);
+        let scale = expected.sqr().unwrap().mean_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
+        println!("relative to {scale}: Winograd {:e}, direct {:e}", error(&winograd) / scale, error(&direct) / scale);
+        println!(
+            "largest: Winograd {:e}, direct {:e}",
+            difference(&winograd, &expected),
+            difference(&direct, &expected)
+        );
+        assert!(error(&winograd) <= 2.0 * error(&direct), "{:e} against {:e}", error(&winograd), error(&direct));
     }
 }
