@@ -64,7 +64,7 @@ unsafe impl<T: Send> Send for MatrixMut<'_, T> {}
 /// Terms that are summed before they are added to the output. Fewer cost time (every block reads and writes the output once),
 /// more cost accuracy. Up to 512 terms `gemm` never divides further, whatever the machine's caches, so that the order of a sum
 /// is the same everywhere.
-const BLOCK: usize = 128;
+const BLOCK: usize = 64;
 
 impl<'a, T> MatrixMut<'a, T> {
     /// `data` row by row, with `row_stride` elements from one row to the next.

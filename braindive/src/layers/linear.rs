@@ -73,7 +73,7 @@ impl Kernel for Linear {
         let mut y = vec![T::zero(); shape.elem_count()];
         with_elements::<T, _>(&self.weight, |weight| {
             let weight = Matrix::new(weight, outputs, features, features).transposed();
-            with_optional::<T, _>(self.bias.as_ref(), |bias| multiply_rows(x.data, weight, bias, &mut y))
+            with_optional::<T, _>(self.bias.as_ref(), |bias| multiply_rows(x, weight, bias, &mut y))
         })??;
         Ok((y, shape))
     }
@@ -93,7 +93,7 @@ impl Kernel for InputGradient {
         let shape = replace_width(grad.dims, outputs, features)?;
         let mut gx = vec![T::zero(); shape.elem_count()];
         with_elements::<T, _>(&self.weight, |weight| {
-            multiply_rows(grad.data, Matrix::new(weight, outputs, features, features), None, &mut gx);
+            multiply_rows(grad, Matrix::new(weight, outputs, features, features), None, &mut gx);
         })?;
         Ok((gx, shape))
     }
@@ -101,12 +101,21 @@ impl Kernel for InputGradient {
 
 custom_op!(InputGradient, CustomOp1, "frozen-linear-input-gradient");
 
-/// Every row of `y` is a row of `x` times `weight`, plus `bias`.
-fn multiply_rows<T: Element>(x: &[T], weight: Matrix<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
+/// Every row of `y` is a row of `x` times `weight`, plus `bias`. The items of a batch are products of their own: a product of other
+/// extents may sum in another way, and an item's result must not depend on the others.
+fn multiply_rows<T: Element>(x: &Input<'_, T>, weight: Matrix<'_, T>, bias: Option<&[T]>, y: &mut [T]) {
     let (inputs, outputs) = (weight.rows, weight.columns);
-    let rows = y.len() / outputs.max(1);
-    let y = MatrixMut::new(y, rows, outputs, outputs);
-    multiply_in_blocks(y, BLOCK, Bias::of_columns(bias), Matrix::new(x, rows, inputs, inputs), weight);
+    let rows: usize = match x.dims {
+        [_, rows @ .., _] => rows.iter().product(),
+        _ => 1,
+    };
+    if y.is_empty() {
+        return;
+    }
+    for (x, y) in x.data.chunks_exact((rows * inputs).max(1)).zip(y.chunks_exact_mut(rows * outputs)) {
+        let y = MatrixMut::new(y, rows, outputs, outputs);
+        multiply_in_blocks(y, BLOCK, Bias::of_columns(bias), Matrix::new(x, rows, inputs, inputs), weight);
+    }
 }
 
 fn replace_width(dims: &[usize], from: usize, to: usize) -> Result<Shape> {

@@ -50,7 +50,9 @@ impl Case {
         let read = |file: &str| candle_core::safetensors::load(folder.join(file), &Device::Cpu).unwrap();
         let (golden, inputs) = (read("trace.safetensors"), read("inputs.safetensors"));
         let diffusion = Diffusion::load(bundle.join("sd"), dtype, &Device::Cpu).unwrap();
-        let encoder = Encoder::load(bundle.join("clip"), bundle.join("encoder"), dtype, &Device::Cpu).unwrap();
+        // The encoder computes in full precision, as the authors' does.
+        let full = if dtype == DType::F16 { DType::F32 } else { dtype };
+        let encoder = Encoder::load(bundle.join("clip"), bundle.join("encoder"), full, &Device::Cpu).unwrap();
         let term = Term { denominator: meta.denominator, ..Term::mean(name, meta.voxel_index.clone()) };
         let target = Objective { terms: vec![term] }.target(&encoder.head).unwrap();
         let parameters = Parameters {

@@ -459,7 +459,7 @@ fn an_image_to_start_from_that_is_missing_damaged_or_of_another_size_is_told() {
     assert_eq!(seconds(&sound), 0.75 * seconds(&super::read(&miniature(FACE))), "half and all of the steps are run");
 
     let vae = "sd/vae/diffusion_pytorch_model.safetensors";
-    copy.replace(vae, super::safetensors(&[("decoder.conv_in.weight", "F32", &[1], vec![0; 4])]));
+    copy.replace(vae, super::safetensors(&[("post_quant_conv.weight", "F32", &[1], vec![0; 4])]));
     let no_encoder = findings(&read("square.png", "size: 32"));
     assert!(no_encoder.contains("cannot start from an image: its VAE has no encoder"), "{no_encoder}");
 }
