@@ -1,27 +1,21 @@
 //! Multi-head scaled dot-product attention (Vaswani et al. 2017, eq. 1). The backward pass recomputes the probabilities.
 
+mod gradient;
+mod softmax;
+
 use super::gemm::{Matrix, multiply};
-use super::kernel::{
-    Element, Input, Kernel, Kernels, custom_op, for_each_chunk, map_tasks, run, run_all, with_optional,
-};
-use super::moments::sum_of_products;
-use super::simd::vectorised;
+use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, run, run_all, with_optional};
 use super::transpose::transposed;
 use super::work;
 use crate::gradient::Tracked;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use gradient::InputGradients;
+use softmax::{exponentiate, largest, lowest, scale_and_add, scale_by};
 
 /// Queries per task.
 const QUERIES: usize = 128;
 /// Keys per tile: a tile of logits, with its keys and values, stays in a level-2 cache.
 const KEYS: usize = 512;
-/// Queries per block of a backward pass, which keeps a block's probabilities of all keys.
-const GRADIENT_QUERIES: usize = 64;
-/// A backward pass with fewer heads than this shares the queries of a head among several tasks, whose gradients of keys and
-/// values are added up in order.
-const GRADIENT_TASKS: usize = 8;
-/// Partial results of a row, so that its reduction vectorises.
-const LANES: usize = 32;
 
 /// Attention of `heads` heads that lie side by side in the last dimension.
 #[derive(Debug, Clone)]
@@ -222,77 +216,6 @@ impl Geometry {
     }
 }
 
-/// A finite number below every logit.
-#[inline(always)]
-fn lowest<T: Element>() -> T {
-    T::from_f64(f64::from(f32::MIN))
-}
-
-vectorised! {
-    /// The largest of some logits; finite even if −∞ hides them all, since they are shifted by it.
-    fn largest<T: Element>(logits: &[T]) -> T {
-        let (chunks, rest) = logits.as_chunks::<LANES>();
-        let mut lanes = [lowest(); LANES];
-        for chunk in chunks {
-            for lane in 0..LANES {
-                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
-            }
-        }
-        let mut largest = lowest();
-        for &x in lanes.iter().chain(rest) {
-            largest = if x > largest { x } else { largest };
-        }
-        largest
-    }
-
-    /// x ← exp(scale·(x − shift)); returns the sum.
-    fn exponentiate<T: Element>(logits: &mut [T], shift: T, scale: T) -> T {
-        for x in logits.iter_mut() {
-            *x = ((*x - shift) * scale).exp();
-        }
-        let (chunks, rest) = logits.as_chunks::<LANES>();
-        let mut lanes = [T::zero(); LANES];
-        for chunk in chunks {
-            for lane in 0..LANES {
-                lanes[lane] += chunk[lane];
-            }
-        }
-        let mut total = T::zero();
-        for &x in lanes.iter().chain(rest) {
-            total += x;
-        }
-        total
-    }
-
-    /// x ← scale·x
-    fn scale_by<T: Element>(x: &mut [T], scale: T) {
-        for x in x {
-            *x *= scale;
-        }
-    }
-
-    /// x ← scale·x + y
-    fn scale_and_add<T: Element>(x: &mut [T], scale: T, y: &[T]) {
-        for (x, &y) in x.iter_mut().zip(y) {
-            *x = *x * scale + y;
-        }
-    }
-
-    /// dP ← P ∘ (dP − correlation)·scale
-    fn softmax_gradient<T: Element>(dp: &mut [T], p: &[T], correlation: T, scale: T) {
-        for (dp, &p) in dp.iter_mut().zip(p) {
-            *dp = p * (*dp - correlation) * scale;
-        }
-    }
-
-    /// x += y
-    fn add<T: Element>(x: &mut [T], y: &[T]) {
-        for (x, &y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
-    }
-}
-
 impl Kernel for Attention {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let [q, k, v] = inputs else { bail!("attention takes queries, keys and values") };
@@ -321,105 +244,6 @@ impl Kernel for Attention {
 }
 
 custom_op!(Attention, CustomOp3, "attention");
-
-/// From q, k, v, y, gy to the gradients of q, k, v.
-///
-/// With P the probabilities and dP = gy vᵀ: dS = P ∘ (dP − rowsum(gy ∘ y))/√d, gq = dS k, gk = dSᵀ q, gv = Pᵀ gy.
-struct InputGradients<'a>(&'a Attention);
-
-/// What some queries of a head contribute: the gradients of these queries, and their part of those of the head's keys and
-/// values; each [n, size].
-struct Contribution<T> {
-    q: Vec<T>,
-    k: Vec<T>,
-    v: Vec<T>,
-}
-
-impl Geometry {
-    fn contribution<T: Element>(&self, inputs: [&[T]; 6], mask: Option<&[T]>, queries: Queries) -> Contribution<T> {
-        let ([q, k, k_transposed, v_transposed, y, grad], m, size) = (inputs, self.keys, self.size);
-        let Queries { batch, head, first, rows } = queries;
-        let mut sums = Contribution {
-            q: vec![T::zero(); rows * size],
-            k: vec![T::zero(); m * size],
-            v: vec![T::zero(); m * size],
-        };
-        let block = GRADIENT_QUERIES.min(rows);
-        let (mut p, mut ds) = (vec![T::zero(); block * m], vec![T::zero(); block * KEYS.min(m)]);
-        for (done, gq) in (0..).step_by(block).zip(sums.q.chunks_mut(block * size)) {
-            let (first, rows) = (first + done, gq.len() / size);
-            let p = &mut p[..rows * m];
-            self.softmax(p, q, k_transposed, mask, Queries { first, rows, ..queries });
-            let [q, y, grad] = [q, y, grad].map(|x| self.head(x, self.queries, batch, head, first, rows));
-            let correlations: Vec<T> = (0..rows)
-                .map(|i| {
-                    let row = i * self.width..i * self.width + size;
-                    T::from_f64(sum_of_products(&grad.data[row.clone()], &y.data[row], T::zero()))
-                })
-                .collect();
-            for key in (0..m).step_by(KEYS) {
-                let keys = KEYS.min(m - key);
-                let ds = &mut ds[..rows * keys];
-                multiply(ds, keys, false, grad, self.head_transposed(v_transposed, queries, key, keys));
-                for (i, ds) in ds.chunks_exact_mut(keys).enumerate() {
-                    softmax_gradient(ds, &p[i * m + key..][..keys], correlations[i], self.scale());
-                }
-                let ds = Matrix::new(ds, rows, keys, keys);
-                multiply(gq, size, key > 0, ds, self.head(k, m, batch, head, key, keys));
-                multiply(&mut sums.k[key * size..], size, done > 0, ds.transposed(), q);
-                let p = Matrix::new(&p[key..], rows, keys, m);
-                multiply(&mut sums.v[key * size..], size, done > 0, p.transposed(), grad);
-            }
-        }
-        sums
-    }
-
-    /// Lays the heads' parts [n, size] side by side: [batch, n, width]. `part`: batch item and head to part.
-    fn merge<'a, T: Element>(&self, n: usize, part: impl Fn(usize, usize, usize) -> &'a [T] + Sync) -> (Vec<T>, Shape) {
-        let shape = Shape::from((self.batch, n, self.width));
-        let mut merged = vec![T::zero(); shape.elem_count()];
-        for_each_chunk(&mut merged, self.width, 2 * shape.elem_count(), |row, merged| {
-            for (head, merged) in merged.chunks_exact_mut(self.size).enumerate() {
-                merged.copy_from_slice(part(row / n, head, row % n));
-            }
-        });
-        (merged, shape)
-    }
-}
-
-impl Kernels for InputGradients<'_> {
-    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<Vec<(Vec<T>, Shape)>> {
-        let [q, k, v, y, grad] = inputs else { bail!("the gradient of attention takes q, k, v, y and gy") };
-        let heads = self.0.heads;
-        let g = self.0.geometry(q.dims, k.dims)?;
-        let blocks = g.queries.div_ceil(GRADIENT_QUERIES);
-        let parts = GRADIENT_TASKS.div_ceil(heads).min(blocks);
-        let share = blocks.div_ceil(parts) * GRADIENT_QUERIES;
-        let parts = g.queries.div_ceil(share);
-        let [k_transposed, v_transposed] = [k, v].map(|x| transposed(x.data, g.keys, g.width));
-        let data = [q.data, k.data, &k_transposed, &v_transposed, y.data, grad.data];
-        let mut contributions = with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
-            map_tasks(g.batch * heads * parts, 3 * g.work(), |task| {
-                let (batch, head, first) = (task / parts / heads, task / parts % heads, task % parts * share);
-                g.contribution(data, mask, Queries { batch, head, first, rows: share.min(g.queries - first) })
-            })
-        })?;
-        for_each_chunk(&mut contributions, parts, 4 * parts * g.keys * g.width, |_, parts| {
-            let (sums, others) = parts.split_at_mut(1);
-            for other in others {
-                add(&mut sums[0].k, &other.k);
-                add(&mut sums[0].v, &other.v);
-            }
-        });
-        let part = |batch, head| &contributions[(batch * heads + head) * parts..][..parts];
-        let row = |i: usize| i * g.size..(i + 1) * g.size;
-        Ok(vec![
-            g.merge(g.queries, |batch, head, i| &part(batch, head)[i / share].q[row(i % share)]),
-            g.merge(g.keys, |batch, head, i| &part(batch, head)[0].k[row(i)]),
-            g.merge(g.keys, |batch, head, i| &part(batch, head)[0].v[row(i)]),
-        ])
-    }
-}
 
 struct Probabilities(Attention);
 
@@ -451,8 +275,8 @@ impl CustomOp2 for Probabilities {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gradient_check::{assert_close, assert_gradient, gradient, random};
     use super::*;
+    use crate::layers::gradient_check::{assert_close, assert_gradient, gradient, random};
     use candle_core::D;
 
     /// Attention from candle's elementary operations: (output, probabilities).
