@@ -65,14 +65,17 @@ impl PromptEmbeds {
 /// One place for every large model: a worker serves one set at a time, and memory stays fixed. Of what is small, a batch's worth.
 #[derive(Debug, Default)]
 struct Places {
-    diffusion: Option<((Digest, Precision), Arc<Diffusion>)>,
-    backbone: Option<(Digest, Arc<VisionTransformer>)>,
-    probe: Option<((Digest, Digest, Vec<ProbeClass>), Arc<Probe>)>,
+    diffusion: Place<(Digest, Precision), Arc<Diffusion>>,
+    backbone: Place<Digest, Arc<VisionTransformer>>,
+    probe: Place<(Digest, Digest, Vec<ProbeClass>), Arc<Probe>>,
     encoders: Recent<[Digest; 2], Arc<Encoder>>,
     prompts: Recent<(Digest, String), PromptEmbeds>,
     images: Recent<[Digest; 2], Tensor>,
     footprints: Recent<(Digest, Precision, Digest), Footprint>,
 }
+
+/// Room for one value and its key.
+type Place<K, V> = Option<(K, V)>;
 
 /// The values that were used last, by key.
 #[derive(Debug)]
@@ -107,7 +110,7 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
 
 /// The value in a place that has room for one; another one is dropped before `make` makes this one.
 fn only<K: PartialEq, V: Clone, E>(
-    place: &mut Option<(K, V)>,
+    place: &mut Place<K, V>,
     key: K,
     make: impl FnOnce() -> Result<V, E>,
 ) -> Result<V, E> {
