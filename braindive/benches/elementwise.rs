@@ -6,6 +6,8 @@
 //! GFLOP of matrix products in attention, else GB of elements read and written if each tensor were touched once.
 #![allow(clippy::unwrap_used)]
 
+mod measure;
+
 use braindive::gradient::{Tracked, gradients};
 use braindive::layers::{
     Activation, Attention, GroupNorm, LayerNorm, clamp_unit, gaussian_blur, geglu, resize_bilinear, upsample_nearest_2x,
@@ -13,52 +15,28 @@ use braindive::layers::{
 use braindive::weights::Weights;
 use braindive::{DType, Device};
 use candle_core::{Result, Tensor};
+use measure::{Measured, Wanted, measure};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
-
-/// A part is repeated for at least this long, so that the kernel's clock ticks of 10 ms do not show.
-const AT_LEAST: Duration = Duration::from_millis(1500);
-
-/// User and system time of all threads of this process (`/proc/PID/stat`, fields 14 and 15, in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-    Some((ticks(14)? + ticks(15)?) / 100.0)
-}
 
 /// What was measured, by part.
 struct Report {
-    only: Vec<String>,
+    wanted: Wanted,
     parts: Map<String, Value>,
 }
 
 impl Report {
-    fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
-    }
-
     /// `amount`: operations, or bytes, of one run.
     fn measure<R>(&mut self, name: &str, unit: &str, amount: f64, part: impl Fn() -> R) {
-        part();
-        let (mut seconds, begin, cpu_begin) = (Vec::new(), Instant::now(), cpu_seconds());
-        while begin.elapsed() < AT_LEAST {
-            let start = Instant::now();
-            std::hint::black_box(part());
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        let cpu = cpu_begin.zip(cpu_seconds()).map(|(begin, end)| (end - begin) / seconds.len() as f64);
-        seconds.sort_by(f64::total_cmp);
-        let median = seconds[seconds.len() / 2];
-        let part = json!({ "seconds": median, "cpu_seconds": cpu, unit: amount / median / 1e9 });
+        let Measured { seconds, cpu_seconds } = measure(part);
+        let part = json!({ "seconds": seconds, "cpu_seconds": cpu_seconds, unit: amount / seconds / 1e9 });
         eprintln!("{name}: {part}");
         self.parts.insert(name.to_owned(), part);
     }
 
     /// A layer of one input that writes `written` elements.
     fn layer(&mut self, name: &str, x: &[usize], written: usize, layer: impl Fn(&Tracked) -> Result<Tracked>) {
-        if !self.wants(name) {
+        if !self.wanted.contains(name) {
             return;
         }
         let x = Tracked::input(random(x));
@@ -74,7 +52,7 @@ impl Report {
 
     fn attention(&mut self, name: &str, heads: usize, [queries, keys, size]: [usize; 3]) {
         let name = &format!("attention, {name}");
-        if !self.wants(name) {
+        if !self.wanted.contains(name) {
             return;
         }
         let [q, k, v, cotangent] = [queries, keys, keys, queries].map(|n| random(&[1, n, heads * size]));
@@ -99,8 +77,7 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn main() {
-    let only = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let mut report = Report { only, parts: Map::new() };
+    let mut report = Report { wanted: Wanted::from_arguments(), parts: Map::new() };
 
     report.attention("UNet self 64x64", 5, [4096, 4096, 64]);
     report.attention("UNet self 32x32", 10, [1024, 1024, 64]);
@@ -139,7 +116,7 @@ fn main() {
     report.layer("nearest upsampling, VAE 512 128x128", &[1, 512, 128, 128], 4 << 23, upsample_nearest_2x);
     report.layer("bilinear resizing, 512 to 224", &[1, 3, 512, 512], 3 * 224 * 224, |x| resize_bilinear(x, 224, 224));
     let latents = random(&[1, 4, 64, 64]);
-    if report.wants("blur") {
+    if report.wanted.contains("blur") {
         report.measure("blur, 4x64x64", "GB/s", 8.0 * 16384.0, || gaussian_blur(&latents).unwrap());
     }
 

@@ -6,14 +6,13 @@
 //! (two operations per multiplication) per CPU second, 10⁹/s.
 #![allow(clippy::unwrap_used)]
 
+mod measure;
+
 use braindive::gradient::{Tracked, gradients};
 use braindive::layers::{Conv2d, Linear};
 use braindive::{Device, Tensor};
+use measure::{Measured, Wanted, measure};
 use serde_json::{Map, Value, json};
-use std::time::{Duration, Instant};
-
-/// A part is repeated for at least this long, so that the kernel's clock ticks of 10 ms do not show.
-const AT_LEAST: Duration = Duration::from_millis(1500);
 
 /// (inputs, outputs, kernel, stride, side of the input)
 const CONVOLUTIONS: [[usize; 5]; 26] = [
@@ -61,46 +60,26 @@ const LINEARS: [[usize; 3]; 12] = [
     [197, 768, 3072],
 ];
 
-/// User and system time of all threads of this process (`/proc/PID/stat`, fields 14 and 15, in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-    Some((ticks(14)? + ticks(15)?) / 100.0)
-}
-
 /// Seconds, and `operations` per CPU second.
-fn measure<R>(operations: f64, part: impl Fn() -> R) -> Value {
-    part();
-    let (mut seconds, begin, cpu_begin) = (Vec::new(), Instant::now(), cpu_seconds());
-    while begin.elapsed() < AT_LEAST {
-        let start = Instant::now();
-        std::hint::black_box(part());
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    let cpu = cpu_begin.zip(cpu_seconds()).map(|(begin, end)| (end - begin) / seconds.len() as f64);
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    json!({ "seconds": median, "cpu_seconds": cpu, "gflop_per_cpu_second": cpu.map(|cpu| operations / cpu / 1e9) })
+fn rate<R>(operations: f64, part: impl Fn() -> R) -> Value {
+    let Measured { seconds, cpu_seconds } = measure(part);
+    let rate = cpu_seconds.map(|cpu_seconds| operations / cpu_seconds / 1e9);
+    json!({ "seconds": seconds, "cpu_seconds": cpu_seconds, "gflop_per_cpu_second": rate })
 }
 
 /// What was measured, by layer.
 struct Report {
-    only: Vec<String>,
+    wanted: Wanted,
     layers: Map<String, Value>,
 }
 
 impl Report {
-    fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
-    }
-
     /// `operations`: those of the forward pass by the direct method.
     fn measure(&mut self, name: String, operations: f64, x: &Tensor, layer: impl Fn(&Tracked) -> Tracked) {
-        let forward = measure(operations, || layer(&x.into()));
+        let forward = rate(operations, || layer(&x.into()));
         let y = layer(&Tracked::input(x.clone()));
         let grad = random(y.value().dims());
-        let gradient = measure(operations, || gradients(y.clone(), grad.clone()).unwrap());
+        let gradient = rate(operations, || gradients(y.clone(), grad.clone()).unwrap());
         self.layers.insert(name, json!({ "forward": forward, "input gradient": gradient }));
     }
 }
@@ -110,11 +89,10 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn main() {
-    let only = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let mut report = Report { only, layers: Map::new() };
+    let mut report = Report { wanted: Wanted::from_arguments(), layers: Map::new() };
     for [inputs, outputs, kernel, stride, side] in CONVOLUTIONS {
         let name = format!("{kernel}x{kernel} convolution {inputs} to {outputs} at {side}x{side}, stride {stride}");
-        if report.wants(&name) {
+        if report.wanted.contains(&name) {
             let (weight, bias) = (random(&[outputs, inputs, kernel, kernel]), random(&[outputs]));
             let layer = Conv2d::new(&weight, Some(&bias), stride, kernel / 2).unwrap();
             let operations = 2 * inputs * outputs * (kernel * side / stride).pow(2);
@@ -123,14 +101,14 @@ fn main() {
         }
     }
     let name = "patch embedding of ViT-B/16";
-    if report.wants(name) {
+    if report.wanted.contains(name) {
         let layer = Conv2d::new(&random(&[768, 3, 16, 16]), None, 16, 0).unwrap();
         let operations = 2 * 3 * 768 * 224 * 224;
         report.measure(name.to_owned(), operations as f64, &random(&[1, 3, 224, 224]), |x| layer.forward(x).unwrap());
     }
     for [rows, inputs, outputs] in LINEARS {
         let name = format!("linear {inputs} to {outputs}, {rows} rows");
-        if report.wants(&name) {
+        if report.wanted.contains(&name) {
             let layer = Linear::new(&random(&[outputs, inputs]), Some(&random(&[outputs]))).unwrap();
             let operations = 2 * rows * inputs * outputs;
             let x = random(&[1, rows, inputs]);

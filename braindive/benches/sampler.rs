@@ -1,8 +1,10 @@
 //! What a guided step and its parts cost on the miniature: `cargo bench -p braindive --bench sampler [-- PART…]`.
 //!
-//! Prints one JSON object: for every part (or those whose name contains one of the arguments) how often it ran, its median
-//! wall-clock seconds, and its mean CPU seconds, user and system on all threads.
+//! Prints one JSON object: for every part (or those whose name contains one of the arguments) its median wall-clock seconds, and its
+//! mean CPU seconds, user and system on all threads.
 #![allow(clippy::unwrap_used)]
+
+mod measure;
 
 use braindive::encoder::{Encoder, Objective, Term, encode};
 use braindive::gradient::{Keep, Tracked, gradients};
@@ -11,9 +13,9 @@ use braindive::sampler::sag::self_attention_guidance;
 use braindive::sampler::schedule::NoiseLevel;
 use braindive::sampler::{Diffusion, Item, Parameters, predict};
 use braindive::{DType, Device};
+use measure::{Measured, Wanted, measure};
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 const STEPS: usize = 50;
 const GAMMA: f64 = 14.0;
@@ -21,40 +23,19 @@ const SAG_SCALE: f64 = 0.75;
 /// Side of the image, pixels.
 const SIZE: usize = 32;
 
-/// A part is repeated for at least this long, so that the kernel's clock ticks of 10 ms do not show.
-const AT_LEAST: Duration = Duration::from_secs(3);
-
-/// User and system time of all threads of this process (`/proc/PID/stat`, fields 14 and 15, in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-    Some((ticks(14)? + ticks(15)?) / 100.0)
-}
-
 /// What was measured, by part.
 struct Report {
-    only: Vec<String>,
+    wanted: Wanted,
     parts: Map<String, Value>,
 }
 
 impl Report {
     fn measure<R>(&mut self, name: &str, part: impl Fn() -> R) {
-        if !self.only.is_empty() && !self.only.iter().any(|word| name.contains(word)) {
-            return;
+        if self.wanted.contains(name) {
+            let Measured { seconds, cpu_seconds } = measure(part);
+            let part = json!({ "seconds": seconds, "cpu_seconds": cpu_seconds });
+            self.parts.insert(name.to_owned(), part);
         }
-        part();
-        let (mut seconds, begin, cpu_begin) = (Vec::new(), Instant::now(), cpu_seconds());
-        while begin.elapsed() < AT_LEAST {
-            let start = Instant::now();
-            std::hint::black_box(part());
-            seconds.push(start.elapsed().as_secs_f64());
-        }
-        let cpu = cpu_begin.zip(cpu_seconds()).map(|(begin, end)| (end - begin) / seconds.len() as f64);
-        seconds.sort_by(f64::total_cmp);
-        let median = seconds[seconds.len() / 2];
-        let part = json!({ "runs": seconds.len(), "seconds": median, "cpu_seconds": cpu });
-        self.parts.insert(name.to_owned(), part);
     }
 }
 
@@ -79,8 +60,7 @@ fn main() {
     let timestep = diffusion.schedule.timesteps(STEPS).unwrap()[STEPS / 2];
     let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
 
-    let only = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let mut report = Report { only, parts: Map::new() };
+    let mut report = Report { wanted: Wanted::from_arguments(), parts: Map::new() };
     let step = |item: &Item| {
         let items = std::slice::from_ref(item);
         predict(&diffusion, &encoder.backbone, &parameters, items, latents, level).unwrap()
