@@ -28,7 +28,7 @@ pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
 }
 
 /// Runs jobs of which all share a pass, on models from the shelf; one outcome per job. A batch that fails as a whole, for want of
-/// memory or because of one of its jobs, is run again one by one. `memory_limit`: bytes.
+/// memory or because of one of its jobs, is run again in halves. `memory_limit`: bytes.
 pub fn run(shelf: &Shelf, device: &str, memory_limit: Option<u64>, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
     let mut jobs: Vec<Result<Job<'_>, TaskError>> = batch.iter().map(|work| Job::prepare(shelf, work)).collect();
     let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
@@ -102,8 +102,11 @@ fn sample(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -
         Err(error) if jobs.len() == 1 => vec![Err(error)],
         Err(Error::Stopped { step }) => jobs.iter().map(|_| Err(Error::Stopped { step })).collect(),
         Err(error) => {
-            tracing::warn!(jobs = jobs.len(), "a batch failed and is run again one by one: {error}");
-            jobs.iter_mut().flat_map(|job| sample(shelf, memory_limit, &mut [&mut **job])).collect()
+            tracing::warn!(jobs = jobs.len(), "a batch failed and is run again in halves: {error}");
+            let (first, second) = jobs.split_at_mut(jobs.len() / 2);
+            let mut samples = sample(shelf, memory_limit, first);
+            samples.extend(sample(shelf, memory_limit, second));
+            samples
         }
     }
 }
