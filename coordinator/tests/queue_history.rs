@@ -99,6 +99,7 @@ struct History {
 }
 
 const MAX_ATTEMPTS: u32 = 3;
+const MAX_LOSSES: u32 = 5;
 
 /// One that repeats often, one of each other kind of policy, and one that no retry mends.
 const CLASSES: [FailureClass; 8] = {
@@ -133,7 +134,14 @@ impl History {
         self.queue.submit(plan("history", 2, self.seeds)).await.unwrap();
         for row in sqlx::query("SELECT id, condition_id FROM job").fetch_all(&self.pool).await.unwrap() {
             self.jobs.entry(JobId(row.get(0))).or_insert(Expected {
-                job: Job { state: State::Ready, fence: Fence(0), attempts: 0, max_attempts: MAX_ATTEMPTS },
+                job: Job {
+                    state: State::Ready,
+                    fence: Fence(0),
+                    attempts: 0,
+                    max_attempts: MAX_ATTEMPTS,
+                    losses: 0,
+                    max_losses: MAX_LOSSES,
+                },
                 condition: ConditionId(row.get(1)),
                 lease_until: 0,
                 last_counted_failure: None,
@@ -297,7 +305,7 @@ impl History {
     }
 
     async fn audit(&self) {
-        let rows = sqlx::query("SELECT id, state, fence, attempts, max_attempts FROM job")
+        let rows = sqlx::query("SELECT id, state, fence, attempts, max_attempts, losses FROM job")
             .fetch_all(&self.pool)
             .await
             .unwrap();
@@ -308,6 +316,8 @@ impl History {
                 fence: Fence(row.get("fence")),
                 attempts: row.get("attempts"),
                 max_attempts: row.get("max_attempts"),
+                losses: row.get("losses"),
+                max_losses: MAX_LOSSES,
             };
             let id = JobId(row.get("id"));
             assert_eq!(stored, self.jobs[&id].job, "job {id}: stored against the state machine");
