@@ -135,12 +135,11 @@ impl Store {
     /// What of a worker decides what it gets; `None` if it leaves.
     async fn claimant(&mut self, worker: WorkerId) -> Result<Option<Claimant>> {
         let row = sqlx::query(
-            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?2) WHERE id = ?1
-             RETURNING device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
-                       (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine",
+            "SELECT device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
+                    (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine
+             FROM worker WHERE id = ?",
         )
         .bind(worker.0)
-        .bind(self.clock.now())
         .fetch_optional(&mut self.connection)
         .await?
         .ok_or(QueueError::UnknownWorker(worker))?;
@@ -294,6 +293,11 @@ impl Store {
             });
         }
         let jobs = claimed.jobs.len() - before;
+        sqlx::query("UPDATE worker SET heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
+            .bind(now)
+            .bind(worker.0)
+            .execute(&mut self.connection)
+            .await?;
         sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 WHERE id = ?1")
             .bind(turn.id)
             .bind(turn.cost_s * jobs as f64 / turn.share)
