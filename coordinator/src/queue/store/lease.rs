@@ -156,16 +156,21 @@ impl Store {
 
     /// Whether there are more jobs than workers could begin at once.
     async fn plenty(&mut self) -> Result<bool> {
-        let plenty = sqlx::query_scalar(
-            "SELECT needed < (SELECT count(*) FROM (
-                        SELECT 1 FROM job CROSS JOIN experiment ON experiment.id = experiment_id AND NOT paused
-                        WHERE state = 'ready' AND not_before <= ?1 LIMIT needed + 1))
-             FROM (SELECT coalesce(sum(slots * batch), 0) AS needed FROM worker WHERE activity = 'working')",
+        let at_once: i64 =
+            sqlx::query_scalar("SELECT coalesce(sum(slots * batch), 0) FROM worker WHERE activity = 'working'")
+                .fetch_one(&mut self.connection)
+                .await?;
+        let ready: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM experiment CROSS JOIN job INDEXED BY job_ready
+                     ON job.experiment_id = experiment.id AND job.state = 'ready' AND job.not_before <= ?1
+                 WHERE experiment.paused = 0 LIMIT ?2)",
         )
         .bind(self.clock.now())
+        .bind(at_once + 1)
         .fetch_one(&mut self.connection)
         .await?;
-        Ok(plenty)
+        Ok(ready > at_once)
     }
 
     /// The experiments of these kinds (a JSON list) in the order in which they are served.
