@@ -1,6 +1,7 @@
-//! Finding the coordinator: an endpoint file, or an address and a token.
+//! Finding the coordinator: an endpoint file, or an address, a token and a fingerprint.
 
 use protocol::endpoint::Endpoint;
+use protocol::ids::{Digest, NotADigest};
 use std::path::{Path, PathBuf};
 
 /// Why the coordinator's address is not known.
@@ -20,6 +21,13 @@ pub enum EndpointError {
     NoHome,
     #[error("--coordinator needs the token too: set $BRAINDIVE_TOKEN, or use --endpoint FILE, which holds both")]
     NoToken,
+    #[error(
+        "an https address needs the fingerprint of the coordinator's certificate: set $BRAINDIVE_FINGERPRINT as the endpoint file says it, \
+         or use --endpoint FILE"
+    )]
+    NoFingerprint,
+    #[error("reading $BRAINDIVE_FINGERPRINT")]
+    Fingerprint(#[from] NotADigest),
 }
 
 /// Where `coordinator serve` writes its endpoint file unless told otherwise: `~/.braindive/endpoint.json`.
@@ -34,4 +42,13 @@ pub fn read(path: &Path) -> Result<Endpoint, EndpointError> {
         _ => EndpointError::Unreadable { path: path.to_owned(), source },
     })?;
     serde_json::from_slice(&text).map_err(|source| EndpointError::Malformed { path: path.to_owned(), source })
+}
+
+/// The fingerprint of the certificate at `url`, as the environment names it; needed at `https` addresses.
+pub fn fingerprint_from_env(url: &str) -> Result<Option<Digest>, EndpointError> {
+    match std::env::var("BRAINDIVE_FINGERPRINT") {
+        Ok(text) => Ok(Some(text.parse()?)),
+        Err(_) if url.starts_with("https:") => Err(EndpointError::NoFingerprint),
+        Err(_) => Ok(None),
+    }
 }
