@@ -11,7 +11,7 @@ pub const IN_HOME: &str = ".braindive/endpoint.json";
 pub struct Endpoint {
     /// For example `https://login01:7311`; plain `http` if the coordinator serves its own host only.
     pub url: String,
-    /// The sha256 of the certificate (in DER) that answers at an `https` address; no other is spoken to.
+    /// The sha256 of the coordinator's certificate (DER): at an `https` address no other is spoken to.
     #[serde(default)]
     pub fingerprint: Option<Digest>,
     /// Bearer token of the worker role.

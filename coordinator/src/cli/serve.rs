@@ -225,8 +225,7 @@ async fn prepare(
     let (identity, tls) = certificate(&beside(db, "certificate.pem"))?;
     let artifacts = Artifacts::open(&store.unwrap_or_else(|| db.with_file_name("artifacts")))?;
     let reader = view::open(db).await?;
-    let fingerprint = url.starts_with("https:").then(|| identity.fingerprint());
-    write_endpoint(endpoint, url, fingerprint, &tokens.worker)
+    write_endpoint(endpoint, url, identity.fingerprint(), &tokens.worker)
         .map_err(|source| ServeError::File { path: endpoint.to_owned(), source })?;
     Ok(Prepared { tokens, tls, artifacts, reader })
 }
@@ -350,10 +349,10 @@ fn reachable_url(address: SocketAddr) -> String {
 }
 
 /// Replaces the file at once, so that nobody reads half of it. Temporary files are made with mode 0600.
-fn write_endpoint(path: &Path, url: &str, fingerprint: Option<Digest>, token: &Token) -> io::Result<()> {
+fn write_endpoint(path: &Path, url: &str, fingerprint: Digest, token: &Token) -> io::Result<()> {
     let endpoint = Endpoint {
         url: url.to_owned(),
-        fingerprint,
+        fingerprint: Some(fingerprint),
         token: token.as_str().to_owned(),
         pid: std::process::id(),
         host: owner::this_host(),
