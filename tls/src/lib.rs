@@ -10,3 +10,4 @@ mod pin;
 pub use identity::{Identity, IdentityError};
 pub use pin::{Mismatch, client, mismatch};
 pub use tokio_rustls::TlsAcceptor;
+pub use tokio_rustls::server::TlsStream;

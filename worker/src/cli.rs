@@ -153,6 +153,7 @@ impl Work {
             None => {
                 let path = self.endpoint.map_or_else(endpoint::default_path, Ok)?;
                 let endpoint = endpoint::read(&path)?;
+                endpoint::warn_if_exposed(&path);
                 Client::following(path, &endpoint)?
             }
         };

@@ -2,6 +2,7 @@
 
 use protocol::endpoint::Endpoint;
 use protocol::ids::{Digest, NotADigest};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Why the coordinator's address is not known.
@@ -33,6 +34,17 @@ pub enum EndpointError {
 /// Where `coordinator serve` writes its endpoint file unless told otherwise: `~/.braindive/endpoint.json`.
 pub fn default_path() -> Result<PathBuf, EndpointError> {
     Ok(std::env::home_dir().ok_or(EndpointError::NoHome)?.join(protocol::endpoint::IN_HOME))
+}
+
+/// Warns of an endpoint file that others can read: a copy, since the coordinator's own has mode 0600.
+pub fn warn_if_exposed(path: &Path) {
+    let mode = path.metadata().map_or(0, |file| file.permissions().mode()) & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            "other users can read {0} (mode {mode:03o}), which holds a token: run `chmod 600 {0}`",
+            path.display()
+        );
+    }
 }
 
 /// Reads an endpoint file.

@@ -16,16 +16,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
-use tls::TlsAcceptor;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tls::{TlsAcceptor, TlsStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 /// How long a stop waits for requests in flight.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long a client may leave its answer lying.
+/// How long a client may leave its answer unread or its host may be silent; the kernel watches (TCP_USER_TIMEOUT, RFC 5482).
 const UNREAD: Duration = Duration::from_secs(60);
 /// The first byte of a TLS handshake.
 const HANDSHAKE: u8 = 0x16;
@@ -70,6 +70,8 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, app: Router, limits:
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
+type Stream = Either<TlsStream<TcpStream>, TcpStream>;
+
 /// What every connection passes.
 #[derive(Clone)]
 struct Door {
@@ -83,42 +85,35 @@ struct Door {
 
 impl Door {
     async fn admit(self, stream: TcpStream, peer: SocketAddr) {
-        let stop = self.stop.clone();
         let admitted = tokio::select! {
-            () = stop.cancelled() => return,
-            admitted = timeout(self.limits.header, self.answer_to(&stream)) => admitted,
+            () = self.stop.cancelled() => return,
+            admitted = timeout(self.limits.header, self.meet(stream, peer)) => admitted,
         };
         let served = match admitted {
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(Ok((stream, app))) => self.talk(stream, app).await,
             Ok(Err(error)) => Err(error),
-            Ok(Ok(HANDSHAKE)) => match timeout(self.limits.header, self.tls.accept(stream)).await {
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-                Ok(Err(error)) => Err(error),
-                Ok(Ok(stream)) => self.talk(stream, self.app.clone()).await,
-            },
-            Ok(Ok(_)) if peer.ip().to_canonical().is_loopback() => self.talk(stream, self.app.clone()).await,
-            Ok(Ok(_)) => self.talk(stream, self.remote_plain.clone()).await,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "a connection ended early");
         }
     }
 
-    /// The first byte that the client says, left where it is.
-    async fn answer_to(&self, stream: &TcpStream) -> io::Result<u8> {
+    /// Shakes hands with a client that wants to, and says what it is served.
+    async fn meet(&self, stream: TcpStream, peer: SocketAddr) -> io::Result<(Stream, Router)> {
         stream.set_nodelay(true)?;
-        // A client that is gone, or never reads its answer, is told by the kernel: also while the answer is being made.
-        sockopt::set_socket_keepalive(stream, true)?;
-        sockopt::set_tcp_user_timeout(stream, UNREAD.as_millis() as u32)?;
+        sockopt::set_tcp_user_timeout(&stream, UNREAD.as_millis() as u32)?;
         let mut first = [0];
         match stream.peek(&mut first).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(first[0]),
+            _ if first[0] == HANDSHAKE => Ok((Either::Left(self.tls.accept(stream).await?), self.app.clone())),
+            _ if peer.ip().to_canonical().is_loopback() => Ok((Either::Right(stream), self.app.clone())),
+            _ => Ok((Either::Right(stream), self.remote_plain.clone())),
         }
     }
 
     /// Answers requests until the client goes or the coordinator stops.
-    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin, app: Router) -> io::Result<()> {
+    async fn talk(&self, stream: Stream, app: Router) -> io::Result<()> {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.limits.header);
         let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));

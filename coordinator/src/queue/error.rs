@@ -33,7 +33,7 @@ pub enum OpenError {
         path.display()
     )]
     NetworkFileSystem { path: PathBuf, kind: &'static str },
-    #[error("locking {}", path.display())]
+    #[error("locking {}; run this as the user that serves the database", path.display())]
     Lock {
         path: PathBuf,
         #[source]

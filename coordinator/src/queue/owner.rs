@@ -12,6 +12,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, FromRow};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl Lock {
         refuse_network_file_system(folder)?;
         let name = beside(path, "lock");
         let failed = |source| OpenError::Lock { path: name.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&name).map_err(failed)?;
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(failed)?;
         loop {
             if try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
                 return Ok(Self(file));
@@ -111,8 +112,8 @@ impl Lock {
                     None => OpenError::Changing { path: path.to_owned() },
                 });
             }
-            // Somebody was only looking.
-            tokio::task::yield_now().await;
+            // Somebody only looked, which takes microseconds.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
