@@ -141,6 +141,12 @@ fn a_body_that_is_declared_too_large_is_refused_before_it_comes() {
         let declared = Raw::connect(&campaign).say(&header(method, path, &worker, 1 << 40));
         assert_eq!(declared.refusal(), refused(413, "too_large"), "{path}");
     }
+    let all = " ".repeat(16 << 20);
+    assert_eq!(
+        post(&campaign, "claim", &worker, &all),
+        refused(413, "too_large"),
+        "also to a client that reads nothing before it has said all"
+    );
     assert_unharmed(&campaign);
 }
 

@@ -12,11 +12,12 @@ use hyper_util::service::TowerToHyperService;
 use protocol::error::RefusalCode;
 use rustix::net::sockopt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::Duration;
 use tls::{TlsAcceptor, TlsStream};
+use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a client may leave its answer unread or its host may be silent; the kernel watches (TCP_USER_TIMEOUT, RFC 5482).
 const UNREAD: Duration = Duration::from_secs(60);
+/// How long a client that was refused may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(2);
 /// The first byte of a TLS handshake.
 const HANDSHAKE: u8 = 0x16;
 
@@ -116,15 +119,26 @@ impl Door {
     async fn talk(&self, stream: Stream, app: Router) -> io::Result<()> {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.limits.header);
-        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app)));
+        let mut connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
         let served = tokio::select! {
-            served = connection.as_mut() => served,
+            served = poll_fn(|context| connection.poll_without_shutdown(context)) => served,
             () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                poll_fn(|context| connection.poll_without_shutdown(context)).await
             }
         };
-        served.map_err(io::Error::other)
+        served.map_err(io::Error::other)?;
+        hang_up(connection.into_parts().io.into_inner()).await
+    }
+}
+
+/// Closes a connection such that a client that was still sending can read its answer: bytes that nobody reads would make the
+/// kernel reset the connection and the answer be lost.
+async fn hang_up(mut stream: Stream) -> io::Result<()> {
+    stream.shutdown().await?;
+    match timeout(LINGER, copy(&mut stream, &mut sink())).await {
+        Ok(rest) => rest.map(drop),
+        Err(_) => Ok(()),
     }
 }
 
