@@ -80,7 +80,7 @@ pub async fn image(State(api): State<ApiState>, Part(digest): Part<Digest>) -> R
     })?;
     let headers = [
         (header::CONTENT_TYPE, "image/png"),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, Stream::from_stream(ReaderStream::new(file))).into_response())

@@ -6,11 +6,9 @@
 use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::{OpenError, QueueError};
 use crate::queue::view::moment::utc;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, FromRow};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -99,11 +97,11 @@ impl Lock {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|source| OpenError::Folder { path: folder.to_owned(), source })?;
         refuse_network_file_system(folder)?;
-        let name = beside(path, "lock");
+        let name = lock_file(path);
         let failed = |source| OpenError::Lock { path: name.clone(), source };
         let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(failed)?;
         loop {
-            if try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
+            if granted(file.try_lock()).map_err(failed)? {
                 return Ok(Self(file));
             }
             if is_locked(path)? {
@@ -120,21 +118,26 @@ impl Lock {
 
 /// Whether a process of this host serves the database at `path`.
 fn is_locked(path: &Path) -> Result<bool, OpenError> {
-    let name = beside(path, "lock");
+    let name = lock_file(path);
     let failed = |source| OpenError::Lock { path: name.clone(), source };
     match File::open(&name) {
         // Shared, so that those who look do not see each other.
-        Ok(file) => Ok(!try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(failed)?),
+        Ok(file) => Ok(!granted(file.try_lock_shared()).map_err(failed)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed(error)),
     }
 }
 
-fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
-    match flock(file, operation) {
+/// `DB.lock`: the same whatever link the database was reached by.
+fn lock_file(path: &Path) -> PathBuf {
+    beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), "lock")
+}
+
+fn granted(lock: Result<(), TryLockError>) -> io::Result<bool> {
+    match lock {
         Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -257,6 +260,10 @@ mod tests {
         assert!(is_locked(&path).expect("the lock file"));
         let refused = Lock::take(&path).await.expect_err("it is taken");
         assert!(matches!(refused, OpenError::Changing { .. }), "nobody has signed the record yet: {refused}");
+        std::fs::write(&path, "").expect("a file");
+        let link = folder.path().join("link.db");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        assert!(is_locked(&link).expect("the lock file"), "a link is no way around it");
         drop(lock);
         assert!(!is_locked(&path).expect("the lock file"));
         for _ in 0..100 {
