@@ -16,10 +16,15 @@ CREATE TABLE experiment (
     id                  INTEGER PRIMARY KEY,
     name                TEXT    NOT NULL UNIQUE,
     description         TEXT    NOT NULL,
-    kind                TEXT    NOT NULL CHECK (kind IN ('sample')),
+    kind                TEXT    NOT NULL CHECK (kind IN ('prepare', 'fit', 'cluster', 'sample', 'score', 'simulate')),
     priority            INTEGER NOT NULL,
+    share               REAL    NOT NULL DEFAULT 1 CHECK (share > 0),       -- of the workers' time, against others of its priority
+    paused              INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     max_attempts        INTEGER NOT NULL CHECK (max_attempts >= 1),
+    max_losses          INTEGER NOT NULL DEFAULT 5 CHECK (max_losses >= 1),
     budget_gpu_seconds  REAL             CHECK (budget_gpu_seconds > 0),
+    virtual_time        REAL    NOT NULL DEFAULT 0,     -- GPU-seconds charged so far, over `share`: the least is served next
+    cost_s              REAL    NOT NULL DEFAULT 1,     -- GPU-seconds that a claim charges in advance: what jobs took lately
     yaml                TEXT    NOT NULL,   -- as submitted last
     created_at          INTEGER NOT NULL,
     submitted_at        INTEGER NOT NULL
@@ -34,9 +39,20 @@ CREATE TABLE condition (
     region         TEXT    NOT NULL,
     axes           TEXT    NOT NULL CHECK (json_valid(axes)),   -- other swept axes: {"gamma": 14.0}
     spec           TEXT    NOT NULL CHECK (json_valid(spec)),   -- protocol::job::Condition
+    breaker        TEXT    NOT NULL DEFAULT 'closed' CHECK (breaker IN ('closed', 'open')),  -- open: a job of it met bad input
     created_at     INTEGER NOT NULL,
     UNIQUE (experiment_id, key)
 ) STRICT;
+
+-- A condition waits until every job of the conditions that it needs is done.
+CREATE TABLE need (
+    condition_id        INTEGER NOT NULL REFERENCES condition (id),
+    needs_condition_id  INTEGER NOT NULL REFERENCES condition (id),
+    PRIMARY KEY (condition_id, needs_condition_id),
+    CHECK (condition_id <> needs_condition_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX need_reverse ON need (needs_condition_id);
 
 -- What tables of scores ask of a condition's spec, so that nobody parses a spec with its thousands of voxels for it.
 CREATE INDEX condition_science ON condition (
@@ -50,36 +66,56 @@ CREATE TABLE worker (
     pid             INTEGER NOT NULL,
     device          TEXT    NOT NULL,
     device_name     TEXT    NOT NULL,
+    device_key      TEXT    NOT NULL,   -- the device wherever workers run on it: its UUID, or HOST/DEVICE
     slots           INTEGER NOT NULL CHECK (slots >= 1),
+    batch           INTEGER NOT NULL DEFAULT 1 CHECK (batch >= 1),
+    kinds           TEXT    NOT NULL CHECK (json_valid(kinds)),
+    deadline_at     INTEGER,            -- when its allocation ends
     software        TEXT    NOT NULL,
     activity        TEXT    NOT NULL CHECK (activity IN ('working', 'draining', 'gone', 'silent')),
     registered_at   INTEGER NOT NULL,
-    heartbeat_at    INTEGER NOT NULL
+    heartbeat_at    INTEGER NOT NULL,   -- of its last message of any kind
+    useful_s        REAL    NOT NULL DEFAULT 0,     -- device seconds of its attempts that gave a counted result
+    wasted_s        REAL    NOT NULL DEFAULT 0      -- device seconds of its other closed attempts
+) STRICT;
+
+-- Devices that get no jobs: a fault of theirs is not to be met by the next job.
+CREATE TABLE quarantine (
+    device_key  TEXT    PRIMARY KEY,
+    reason      TEXT    NOT NULL,
+    worker_id   INTEGER NOT NULL REFERENCES worker (id),
+    since       INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE job (
     id            INTEGER PRIMARY KEY,
+    experiment_id INTEGER NOT NULL REFERENCES experiment (id),              -- of its condition
     condition_id  INTEGER NOT NULL REFERENCES condition (id),
     seed          INTEGER NOT NULL,     -- the seed's 64 bits as a signed number
     state         TEXT    NOT NULL CHECK (state IN ('blocked', 'ready', 'running', 'done', 'failed', 'cancelled')),
-    priority      INTEGER NOT NULL,
     attempts      INTEGER NOT NULL DEFAULT 0 CHECK (attempts >= 0),     -- attempts that count against max_attempts
     max_attempts  INTEGER NOT NULL CHECK (max_attempts >= 1),
+    losses        INTEGER NOT NULL DEFAULT 0 CHECK (losses >= 0),       -- attempts that took their worker or device with them
     fence         INTEGER NOT NULL DEFAULT 0 CHECK (fence >= 0),        -- of the last claim; only ever grows
+    retried_at    INTEGER NOT NULL DEFAULT 0,                           -- fence at the last retry by hand: failures until then are forgiven
     not_before    INTEGER NOT NULL DEFAULT 0,                           -- back-off: no claim before this time
     worker_id     INTEGER REFERENCES worker (id),
     lease_until   INTEGER,
     step          INTEGER NOT NULL DEFAULT 0,                           -- progress of the running attempt
     steps         INTEGER NOT NULL DEFAULT 0,
+    computing_ms  INTEGER NOT NULL DEFAULT 0,                           -- the running attempt's share of its slot so far
     updated_at    INTEGER NOT NULL,
     UNIQUE (condition_id, seed),
     CHECK ((state = 'running') = (worker_id IS NOT NULL)),
     CHECK ((state = 'running') = (lease_until IS NOT NULL)),
-    CHECK (state NOT IN ('running', 'done') OR fence >= 1)
+    CHECK (state NOT IN ('running', 'done') OR fence >= 1),
+    CHECK (state = 'ready' OR not_before = 0),
+    CHECK (attempts <= max_attempts),
+    CHECK (state NOT IN ('ready', 'running') OR attempts < max_attempts)
 ) STRICT;
 
-CREATE INDEX job_ready ON job (priority DESC, id) WHERE state = 'ready';
-CREATE INDEX job_backoff ON job (not_before) WHERE state = 'ready' AND not_before > 0;
+-- What a claim walks: an experiment's jobs, first those that come back from a back-off.
+CREATE INDEX job_ready ON job (experiment_id, not_before, id) WHERE state = 'ready';
 CREATE INDEX job_lease ON job (lease_until) WHERE state = 'running';
 CREATE INDEX job_worker ON job (worker_id) WHERE state = 'running';
 CREATE INDEX job_by_state ON job (condition_id, state);
@@ -98,6 +134,9 @@ CREATE TABLE attempt (
                                          'non_finite', 'io', 'timeout', 'bug')),
     message     TEXT,
     counted     INTEGER NOT NULL DEFAULT 1 CHECK (counted IN (0, 1)),   -- against the job's max_attempts
+    expected_s  REAL    NOT NULL DEFAULT 0,                             -- device seconds that its claim charged in advance
+    device_s    REAL    NOT NULL DEFAULT 0 CHECK (device_s >= 0),       -- device seconds that it took
+    waiting_s   REAL    NOT NULL DEFAULT 0,
     loading_s   REAL    NOT NULL DEFAULT 0,
     sampling_s  REAL    NOT NULL DEFAULT 0,
     scoring_s   REAL    NOT NULL DEFAULT 0,
@@ -126,14 +165,16 @@ CREATE TABLE result (
     counted          INTEGER NOT NULL CHECK (counted IN (0, 1)),
     worker_id        INTEGER NOT NULL REFERENCES worker (id),
     image_sha256     TEXT    NOT NULL REFERENCES artifact (sha256),
-    activation       REAL    NOT NULL,
-    effective_gamma  REAL    NOT NULL,
-    probe_class      TEXT    NOT NULL,
-    body             TEXT    NOT NULL CHECK (json_valid(body)),   -- protocol::outcome::SampleResult
+    activation       REAL,      -- scores are those of guided samples
+    effective_gamma  REAL,
+    probe_class      TEXT,
+    body             TEXT    NOT NULL CHECK (json_valid(body)),   -- protocol::outcome::JobResult
     created_at       INTEGER NOT NULL,
-    UNIQUE (job_id, fence)
+    UNIQUE (job_id, fence),
+    CHECK ((activation IS NULL) = (probe_class IS NULL) AND (activation IS NULL) = (effective_gamma IS NULL))
 ) STRICT;
 
+CREATE INDEX result_image ON result (image_sha256);
 CREATE UNIQUE INDEX result_counted ON result (job_id) WHERE counted = 1;
 CREATE INDEX result_newest ON result (created_at DESC) WHERE counted = 1;
 CREATE INDEX result_newest_of_condition ON result (condition_id, created_at DESC) WHERE counted = 1;
@@ -171,7 +212,7 @@ CREATE TABLE score (
     PRIMARY KEY (condition_id, probe_class)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TRIGGER result_scored AFTER INSERT ON result WHEN new.counted = 1 BEGIN
+CREATE TRIGGER result_scored AFTER INSERT ON result WHEN new.counted = 1 AND new.probe_class IS NOT NULL BEGIN
     INSERT INTO score (condition_id, probe_class, images, activation_sum)
         VALUES (new.condition_id, new.probe_class, 1, new.activation)
         ON CONFLICT (condition_id, probe_class)
@@ -183,8 +224,8 @@ CREATE TRIGGER fence_only_grows BEFORE UPDATE OF fence ON job WHEN new.fence < o
     SELECT RAISE(ABORT, 'a fence never goes back');
 END;
 
--- Device time of closed attempts, summed in the transaction that closes one. An attempt holds one of its worker's slots from
--- claim to close, so it spends 1/slots of the device for that time.
+-- The GPU-second ledger: what closed attempts were charged, by condition and outcome and by worker, summed in the transaction
+-- that closes one. Useful and wasted time never exceed the time that a worker was up; the rest it was idle.
 CREATE TABLE spent (
     condition_id  INTEGER NOT NULL REFERENCES condition (id),
     outcome       TEXT    NOT NULL CHECK (outcome IN ('done', 'failed', 'cancelled')),
@@ -195,11 +236,32 @@ CREATE TABLE spent (
 
 CREATE TRIGGER attempt_spent AFTER UPDATE OF outcome ON attempt WHEN old.outcome = 'running' AND new.outcome <> 'running' BEGIN
     INSERT INTO spent (condition_id, outcome, attempts, gpu_seconds)
-        SELECT job.condition_id, new.outcome, 1, max(new.ended_at - new.started_at, 0) / 1000.0 / worker.slots
-        FROM job, worker WHERE job.id = new.job_id AND worker.id = new.worker_id
+        SELECT job.condition_id, new.outcome, 1, new.device_s FROM job WHERE job.id = new.job_id
         ON CONFLICT (condition_id, outcome)
         DO UPDATE SET attempts = attempts + 1, gpu_seconds = gpu_seconds + excluded.gpu_seconds;
+    UPDATE worker SET useful_s = useful_s + iif(new.outcome = 'done', new.device_s, 0),
+                      wasted_s = wasted_s + iif(new.outcome = 'done', 0, new.device_s)
+        WHERE id = new.worker_id;
 END;
+
+-- A worker that was thought lost tells later what its attempt really took.
+CREATE TRIGGER attempt_recharged AFTER UPDATE OF device_s ON attempt WHEN old.outcome <> 'running' AND new.device_s <> old.device_s BEGIN
+    UPDATE spent SET gpu_seconds = gpu_seconds + new.device_s - old.device_s
+        WHERE outcome = new.outcome AND condition_id = (SELECT condition_id FROM job WHERE id = new.job_id);
+    UPDATE worker SET useful_s = useful_s + iif(new.outcome = 'done', new.device_s - old.device_s, 0),
+                      wasted_s = wasted_s + iif(new.outcome = 'done', 0, new.device_s - old.device_s)
+        WHERE id = new.worker_id;
+END;
+
+-- How long jobs take, for claims before a deadline: done attempts by wall seconds in buckets of ten per cent (bucket b holds
+-- durations up to 1.1^b s).
+CREATE TABLE pace (
+    experiment_id  INTEGER NOT NULL REFERENCES experiment (id),
+    device_name    TEXT    NOT NULL,
+    bucket         INTEGER NOT NULL,
+    attempts       INTEGER NOT NULL,
+    PRIMARY KEY (experiment_id, device_name, bucket)
+) STRICT, WITHOUT ROWID;
 
 -- Failed attempts by signature, counted in the same way.
 CREATE TABLE failure (

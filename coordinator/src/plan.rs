@@ -4,7 +4,7 @@ use crate::spec::draft::Draft;
 use crate::spec::resolve::Cell;
 use crate::spec::sampling;
 use protocol::ids::{Digest, Seed};
-use protocol::job::{Condition, Models, Objective, SampleCondition, Sampling, Start, VoxelSet};
+use protocol::job::{Condition, Kind, Models, Objective, SampleCondition, Sampling, Start, VoxelSet};
 use protocol::probe::ProbeClass;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -31,10 +31,17 @@ impl Plan {
 pub struct Experiment {
     pub name: String,
     pub description: String,
+    pub kind: Kind,
     /// Larger is claimed first.
     pub priority: i32,
+    /// Weight of the experiment among those of its priority: workers' time is shared in proportion.
+    pub share: f64,
     /// `retries` + 1.
     pub max_attempts: u32,
+    /// How often a job may be lost with its worker, or meet a faulty device, before it is taken for the culprit.
+    pub max_losses: u32,
+    /// Experiments whose conditions must be done before those of this one that agree with them on every axis that both have.
+    pub needs: Vec<String>,
     pub budget_gpu_hours: Option<f64>,
     /// The file's text as it was submitted.
     pub yaml: String,

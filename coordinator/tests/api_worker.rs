@@ -10,7 +10,7 @@ use protocol::claim::{Claimed, ClaimedJob, Registered};
 use protocol::error::{Refusal, RefusalCode};
 use protocol::heartbeat::{HeartbeatReply, Release};
 use protocol::ids::{Digest, JobId, WorkerId};
-use protocol::outcome::{Closed, Disposition, FailureClass};
+use protocol::outcome::{Closed, Disposition, FailureClass, JobResult};
 use queue_fixture::*;
 use reqwest::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -133,7 +133,7 @@ async fn a_job_goes_from_submission_to_its_image_over_http() {
         assert_eq!(served.upload(&digest, PICTURE).await.status(), StatusCode::NO_CONTENT);
     }
     let mut done = completed(worker, job);
-    done.result.image_sha256 = digest.clone();
+    done.result = JobResult::Sample(Box::new(result(digest.clone(), 1.0)));
     let closed: Closed = served.ask("result", &done).await;
     assert_eq!(closed.disposition, Disposition::Accepted);
     let closed: Closed = served.ask("result", &done).await;
@@ -159,10 +159,10 @@ async fn a_result_that_comes_after_its_lease_ran_out_is_superseded() {
     let second = &second.jobs[0];
     assert_eq!(second.job, first.job, "the coordinator took the job back by itself and gave it to the one who waited");
     let mut late = completed(slow, &first);
-    late.result.image_sha256 = digest_of(PICTURE);
+    late.result = JobResult::Sample(Box::new(result(digest_of(PICTURE), 1.0)));
     assert_eq!(served.ask::<Closed>("result", &late).await.disposition, Disposition::Superseded);
     let mut good = completed(fast, second);
-    good.result.image_sha256 = digest_of(PICTURE);
+    good.result = JobResult::Sample(Box::new(result(digest_of(PICTURE), 1.0)));
     assert_eq!(served.ask::<Closed>("result", &good).await.disposition, Disposition::Accepted);
 }
 

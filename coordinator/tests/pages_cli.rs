@@ -9,7 +9,8 @@ use coordinator::cli::{demo, job, jobs, status, workers};
 use pages_fixture::{Fixture, digest};
 use protocol::claim::{Claim, Claimed, Register, Registered};
 use protocol::endpoint::Endpoint;
-use protocol::outcome::{Closed, Completed, Failed, FailureClass, PhaseSeconds, ProbeResult, SampleResult};
+use protocol::job::Kind;
+use protocol::outcome::{Closed, Completed, Failed, FailureClass, JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::io::Cursor;
 use std::os::unix::fs::PermissionsExt;
@@ -122,11 +123,15 @@ async fn work(demo: PathBuf, outcome: Outcome) {
         pid: 1,
         device: "cpu".to_owned(),
         device_name: "a test".to_owned(),
+        device_uuid: None,
+        batch: 1,
+        kinds: Kind::ALL.to_vec(),
+        remaining_ms: None,
         slots: 2,
         software: SOFTWARE.to_owned(),
     };
     let Registered { worker, .. } = client.post("register", &register).await.unwrap();
-    let claim = Claim { worker, max: 2, wait_ms: 0, loaded: Vec::new() };
+    let claim = Claim { worker, max: 2, wait_ms: 0, loaded: Vec::new(), ahead: false, remaining_ms: None };
     let Claimed { jobs, .. } = client.post("claim", &claim).await.unwrap();
     assert_eq!(jobs.len(), 2);
     let seconds = PhaseSeconds::default();
@@ -148,7 +153,9 @@ async fn work(demo: PathBuf, outcome: Outcome) {
                     deviations: Vec::new(),
                     software: SOFTWARE.to_owned(),
                 };
-                client.post("result", &Completed { worker, job, fence, result }).await
+                client
+                    .post("result", &Completed { worker, job, fence, result: JobResult::Sample(Box::new(result)) })
+                    .await
             }
             Outcome::Failures => {
                 let message = "reading head.safetensors: no such file".to_owned();

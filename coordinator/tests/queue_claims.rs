@@ -126,7 +126,7 @@ async fn a_failing_command_leaves_the_others_of_its_transaction_alone() {
     let worker = worker(&queue).await;
     let jobs = queue.claim(claim(worker, 2)).await.unwrap().jobs;
     let mut unknown = completed(worker, &jobs[1]);
-    unknown.result.image_sha256 = Digest::from_bytes(&[9; 32]);
+    scores(&mut unknown).image_sha256 = Digest::from_bytes(&[9; 32]);
     let half_good = Cancel::Jobs(vec![JobId(3), JobId(99)]);
     let (good, bad, cancel) =
         tokio::join!(queue.complete(completed(worker, &jobs[0])), queue.complete(unknown), queue.cancel(half_good));
@@ -177,10 +177,10 @@ async fn numbers_that_are_not_finite_are_refused() {
     let worker = worker(&queue).await;
     let job = claim_one(&queue, worker).await;
     let mut nan = completed(worker, &job);
-    nan.result.roi_activation.insert("OFA".to_owned(), f64::NAN);
+    scores(&mut nan).roi_activation.insert("OFA".to_owned(), f64::NAN);
     assert!(matches!(queue.complete(nan).await, Err(QueueError::NonFinite { field: "roi_activation", .. })));
     let mut infinite = completed(worker, &job);
-    infinite.result.activation = f64::INFINITY;
+    scores(&mut infinite).activation = f64::INFINITY;
     assert!(matches!(queue.complete(infinite).await, Err(QueueError::NonFinite { field: "activation", .. })));
     assert_eq!(states(folder.path()).await, [State::Running]);
 }

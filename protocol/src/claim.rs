@@ -1,7 +1,7 @@
 //! Registering a worker, and handing jobs to it.
 
 use crate::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
-use crate::job::Condition;
+use crate::job::{Condition, Kind};
 use serde::{Deserialize, Serialize};
 
 /// `POST /api/v1/register`: a worker process introduces itself.
@@ -16,8 +16,16 @@ pub struct Register {
     pub device: String,
     /// What the device calls itself, for example `Tesla V100-SXM2-16GB`.
     pub device_name: String,
-    /// How many jobs the worker runs at a time.
+    /// The driver's own name of the device, for example `GPU-3f2a…`, wherever it is plugged in; `None` for a CPU.
+    pub device_uuid: Option<String>,
+    /// How many batches the worker runs at a time.
     pub slots: u32,
+    /// How many jobs a batch takes at most.
+    pub batch: u32,
+    /// What the worker can do.
+    pub kinds: Vec<Kind>,
+    /// How long until the worker's allocation ends; `None` if it does not.
+    pub remaining_ms: Option<u64>,
     pub software: String,
 }
 
@@ -39,6 +47,12 @@ pub struct Claim {
     pub wait_ms: u64,
     /// Conditions whose models the worker holds loaded, best first.
     pub loaded: Vec<ConditionId>,
+    /// The jobs are for later: all slots are busy. They are given only while there are enough for other workers too.
+    #[serde(default)]
+    pub ahead: bool,
+    /// How long until the worker's allocation ends; no job is given that would take longer. `None` if it does not end.
+    #[serde(default)]
+    pub remaining_ms: Option<u64>,
 }
 
 /// The jobs that the worker now holds; empty if there was none in time.
@@ -47,6 +61,19 @@ pub struct Claimed {
     pub jobs: Vec<ClaimedJob>,
     /// The conditions of `jobs`, each once.
     pub conditions: Vec<(ConditionId, Condition)>,
+    /// Why there will be nothing for this worker however long it waits; it drains and ends.
+    #[serde(default)]
+    pub never: Option<Never>,
+}
+
+/// Why a worker gets no job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Never {
+    /// Every job that waits would take longer than the worker's allocation lasts.
+    Deadline,
+    /// The device is quarantined, with the reason.
+    Quarantined(String),
 }
 
 /// A job under a lease.

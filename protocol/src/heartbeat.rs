@@ -29,6 +29,9 @@ pub struct Held {
     pub job: JobId,
     pub fence: Fence,
     pub progress: Progress,
+    /// The job's share of its slot's time so far, milliseconds; 0 before it begins.
+    #[serde(default)]
+    pub computing_ms: u64,
 }
 
 /// How far a job is.

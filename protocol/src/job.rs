@@ -3,16 +3,89 @@
 //! Everything that all seeds of a condition share stands in a [`Condition`], which travels once per claim; a job adds its seed.
 
 use crate::ids::Digest;
+use crate::outcome::FailureClass;
 use crate::probe::ProbeClass;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
-/// The kinds of work a worker can do. Every kind has its own file under `worker/src/tasks/`.
+/// What all seeds of a condition share. Every kind of work has its own file under `worker/src/tasks/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Condition {
     /// Guided sampling of one image per seed, and its scores.
     Sample(Box<SampleCondition>),
+    /// Nothing but time: for load tests and rehearsals of failures.
+    Simulate(SimulateCondition),
+}
+
+impl Condition {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Sample(_) => Kind::Sample,
+            Self::Simulate(_) => Kind::Simulate,
+        }
+    }
+}
+
+/// A kind of work. A worker says which kinds it can do, and is given no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Sample,
+    Simulate,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Self::Sample, Self::Simulate];
+
+    /// The name used in the database, on the wire and in experiment files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sample => "sample",
+            Self::Simulate => "simulate",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text that names no kind of work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a kind of work: expected sample or simulate")]
+pub struct UnknownKind(String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// One cell of a grid of simulated jobs: each waits, then fails or gives a small picture of noise. No model is needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimulateCondition {
+    pub subject: String,
+    pub region: String,
+    /// How long a job takes, seconds.
+    pub seconds: f64,
+    /// Share of `seconds` by which a job takes longer or shorter, drawn from its seed: 0 takes the same time always, 0.5
+    /// between half and one and a half.
+    #[serde(default)]
+    pub spread: f64,
+    /// Probability that an attempt fails in a class, drawn anew for every attempt; what is left is success.
+    #[serde(default)]
+    pub fail: BTreeMap<FailureClass, f64>,
+    /// Least size of the picture, bytes.
+    #[serde(default)]
+    pub bytes: u32,
 }
 
 /// One cell of the grid without its seeds.

@@ -12,7 +12,59 @@ pub struct Completed {
     pub worker: WorkerId,
     pub job: JobId,
     pub fence: Fence,
-    pub result: SampleResult,
+    pub result: JobResult,
+}
+
+/// What a job gave, by its kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobResult {
+    Sample(Box<SampleResult>),
+    Simulate(SimulateResult),
+}
+
+impl JobResult {
+    /// Digest of the image, under which it was uploaded.
+    pub fn image(&self) -> &Digest {
+        match self {
+            Self::Sample(result) => &result.image_sha256,
+            Self::Simulate(result) => &result.image_sha256,
+        }
+    }
+
+    pub fn seconds(&self) -> &PhaseSeconds {
+        match self {
+            Self::Sample(result) => &result.seconds,
+            Self::Simulate(result) => &result.seconds,
+        }
+    }
+
+    pub fn seconds_mut(&mut self) -> &mut PhaseSeconds {
+        match self {
+            Self::Sample(result) => &mut result.seconds,
+            Self::Simulate(result) => &mut result.seconds,
+        }
+    }
+
+    /// The scores, if it is a guided sample.
+    pub fn sample(&self) -> Option<&SampleResult> {
+        match self {
+            Self::Sample(result) => Some(result),
+            Self::Simulate(_) => None,
+        }
+    }
+}
+
+/// What a simulated job gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SimulateResult {
+    /// Digest of the PNG, under which it was uploaded.
+    pub image_sha256: Digest,
+    /// The time slept stands under `sampling`.
+    pub seconds: PhaseSeconds,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    pub software: String,
 }
 
 /// What one guided sample gave.
@@ -48,13 +100,25 @@ pub struct ProbeResult {
     pub similarity: Vec<f64>,
 }
 
-/// Wall seconds by phase, for the GPU-second ledger.
+/// Wall seconds by phase, for the GPU-second ledger. Jobs of one batch each have their share of the phases that they went
+/// through together.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PhaseSeconds {
+    /// How long the slot stood idle before this job, after the one before it.
+    #[serde(default)]
+    pub waiting: f64,
     pub loading: f64,
     pub sampling: f64,
     pub scoring: f64,
+    /// Beside the next job: the slot is free meanwhile.
     pub uploading: f64,
+}
+
+impl PhaseSeconds {
+    /// Seconds for which the job had its slot to itself.
+    pub fn computing(&self) -> f64 {
+        self.loading + self.sampling + self.scoring
+    }
 }
 
 /// `POST /api/v1/fail`: the attempt failed.

@@ -56,9 +56,11 @@ fn tell(detail: &JobDetail, explanation: &str, now: i64) -> Result<String, std::
     writeln!(text, "seed        {}", job.seed)?;
     writeln!(text, "attempts    {} of {} counted, priority {}", job.attempts, job.max_attempts, job.priority)?;
     if let Some(result) = &detail.result {
-        writeln!(text, "activation  {}", activation(Some(result.activation)))?;
-        writeln!(text, "class       {}", result.probe.class)?;
-        writeln!(text, "image       {}", result.image_sha256)?;
+        if let Some(scores) = result.sample() {
+            writeln!(text, "activation  {}", activation(Some(scores.activation)))?;
+            writeln!(text, "class       {}", scores.probe.class)?;
+        }
+        writeln!(text, "image       {}", result.image())?;
     }
     if detail.superseded > 0 {
         writeln!(text, "superseded  {} late result(s) with an old fence, never counted", detail.superseded)?;

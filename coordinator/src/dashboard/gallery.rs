@@ -38,10 +38,10 @@ fn gallery(images: &[Image], prefers: Option<&str>, name: impl Fn(&Image) -> Mar
                     }
                     p { (name(image)) }
                     p.scores {
-                        span title="predicted activation, z-scored beta units" { (activation(Some(image.activation))) }
+                        span title="predicted activation, z-scored beta units" { (activation(image.activation)) }
                         " "
-                        span.class.hit[prefers == Some(image.probe_class.as_str())]
-                            title="the probe's class" { (image.probe_class) }
+                        span.class.hit[prefers.is_some() && prefers == image.probe_class.as_deref()]
+                            title="the probe's class" { (image.probe_class.as_deref().unwrap_or("simulated")) }
                     }
                 }
             }

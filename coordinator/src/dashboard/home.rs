@@ -30,7 +30,8 @@ pub async fn page(extract::State(state): extract::State<State>) -> Result<Page, 
         Some(experiment) => snapshot.best_of_each(experiment.id).await?,
         None => Vec::new(),
     };
-    best.sort_by(|a, b| b.activation.total_cmp(&a.activation));
+    best.retain(|image| image.activation.is_some());
+    best.sort_by(|a, b| b.activation.partial_cmp(&a.activation).unwrap_or(std::cmp::Ordering::Equal));
     best.truncate(IMAGES as usize);
 
     let body = html! {

@@ -9,7 +9,7 @@ use crate::report::number::activation;
 use axum::extract::{self, Path};
 use maud::{Markup, html};
 use protocol::ids::JobId;
-use protocol::outcome::SampleResult;
+use protocol::outcome::{JobResult, SampleResult, SimulateResult};
 use serde_json::Value;
 
 pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<String>) -> Result<Page, PageError> {
@@ -30,7 +30,11 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
             p.lead { (with_code(&explain(&detail, around, frame.now))) }
         }
         div.columns {
-            @if let Some(result) = &detail.result { (picture(&detail, result)) }
+            @match &detail.result {
+                Some(JobResult::Sample(result)) => (picture(&detail, result)),
+                Some(JobResult::Simulate(result)) => (noise(result)),
+                None => {},
+            }
             section.panel {
                 h2 { "Attempts" }
                 @if detail.attempts.is_empty() { p.muted { "None yet." } }
@@ -50,6 +54,15 @@ fn with_code(sentence: &str) -> Markup {
     html! {
         @for (place, part) in sentence.split('`').enumerate() {
             @if place % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
+fn noise(result: &SimulateResult) -> Markup {
+    html! {
+        section.panel.picture {
+            img src=(source(&result.image_sha256)) alt="noise" width="320" height="320";
+            p.muted { "A simulated job: the picture is noise, and nothing was computed." }
         }
     }
 }

@@ -57,6 +57,8 @@ pub enum QueueError {
     NoSuchJob(JobId),
     #[error("there is no experiment `{name}`{}", hint(.nearest))]
     NoSuchExperiment { name: String, nearest: Option<String> },
+    #[error("nothing in experiment `{needs}`, which this one needs, matches subject `{subject}`, region `{region}`")]
+    NothingToNeed { needs: String, subject: String, region: String },
     #[error("experiment `{experiment}` has no condition {condition}")]
     NoSuchCondition { experiment: String, condition: ConditionId },
     #[error("job {job} was never given to worker {worker} under fence {fence}")]

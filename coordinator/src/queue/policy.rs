@@ -9,14 +9,26 @@ pub struct Policy {
     pub class: FailureClass,
     /// Whether another attempt can mend it.
     pub retry: bool,
-    /// Whether the attempt counts against the job's `max_attempts`.
-    pub counted: bool,
+    pub charge: Charge,
     /// Whether the condition's other jobs that wait would meet the same failure: they are blocked until somebody retries.
     pub blocks_condition: bool,
+    /// Whether the device is to blame: it gets no more jobs until somebody releases it.
+    pub quarantines_device: bool,
     /// Wait before the second attempt; doubles with every counted attempt. Milliseconds.
     pub base: Millis,
     /// Longest wait, milliseconds.
     pub cap: Millis,
+}
+
+/// What a failed attempt counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charge {
+    /// The job's `max_attempts`.
+    Attempt,
+    /// The job's `max_losses`: it is not to blame, unless it happens to it again and again.
+    Loss,
+    /// Nothing.
+    Nothing,
 }
 
 const SECOND: Millis = 1_000;
@@ -26,24 +38,25 @@ const MINUTE: Millis = 60 * SECOND;
 pub const POLICIES: [Policy; 10] = {
     use FailureClass::*;
     const fn counted(class: FailureClass, base: Millis, cap: Millis) -> Policy {
-        Policy { class, retry: true, counted: true, blocks_condition: false, base, cap }
+        let charge = Charge::Attempt;
+        Policy { class, retry: true, charge, blocks_condition: false, quarantines_device: false, base, cap }
     }
-    const fn free(class: FailureClass, base: Millis, cap: Millis) -> Policy {
-        Policy { counted: false, ..counted(class, base, cap) }
+    const fn free(class: FailureClass) -> Policy {
+        Policy { charge: Charge::Nothing, ..counted(class, 0, 0) }
     }
     [
         // Another GPU may have more memory.
         counted(OutOfMemory, 10 * SECOND, 10 * MINUTE),
         // The device is at fault, not the job.
-        free(DeviceFault, 10 * SECOND, 10 * SECOND),
+        Policy { charge: Charge::Loss, quarantines_device: true, ..counted(DeviceFault, 0, 0) },
         // The worker went silent; the lease was wait enough.
-        free(Lost, 0, 0),
+        Policy { charge: Charge::Loss, ..counted(Lost, 0, 0) },
         // The cluster took the machine back.
-        free(Preempted, 0, 0),
+        free(Preempted),
         // The worker was asked to stop and gave the job back.
-        free(Drained, 0, 0),
+        free(Drained),
         // A retry finds the same input.
-        Policy { class: BadInput, retry: false, counted: true, blocks_condition: true, base: 0, cap: 0 },
+        Policy { retry: false, blocks_condition: true, ..counted(BadInput, 0, 0) },
         // Half precision overflows on some devices and not on others.
         counted(NonFinite, 5 * SECOND, 5 * MINUTE),
         // File systems and networks recover.
@@ -59,12 +72,6 @@ impl Policy {
     /// The row of `class`.
     pub fn of(class: FailureClass) -> &'static Self {
         &POLICIES[class as usize]
-    }
-
-    /// Whether the job gets another attempt. `attempts` includes this one if it counts; `repeated` says that the last
-    /// counted failure had the same class and message.
-    pub fn retries(&self, attempts: u32, max_attempts: u32, repeated: bool) -> bool {
-        self.retry && (!self.counted || (attempts < max_attempts && !repeated))
     }
 
     /// Wait before the next attempt, milliseconds: exponential in the counted attempts, with "equal jitter": between half
@@ -85,22 +92,6 @@ mod tests {
         for class in FailureClass::ALL {
             assert_eq!(Policy::of(class).class, class);
         }
-    }
-
-    #[test]
-    fn what_is_not_the_jobs_fault_never_uses_up_its_attempts() {
-        for class in [FailureClass::Lost, FailureClass::Drained, FailureClass::Preempted, FailureClass::DeviceFault] {
-            assert!(!Policy::of(class).counted, "{class}");
-            assert!(Policy::of(class).retries(1000, 1, true), "{class}");
-        }
-    }
-
-    #[test]
-    fn bad_input_fails_at_once_and_the_same_signature_twice_stops_a_counted_retry() {
-        assert!(!Policy::of(FailureClass::BadInput).retries(1, 3, false));
-        assert!(Policy::of(FailureClass::Io).retries(1, 3, false));
-        assert!(!Policy::of(FailureClass::Io).retries(2, 3, true));
-        assert!(!Policy::of(FailureClass::Io).retries(3, 3, false));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The store writes no state that [`apply`] or [`sources`] did not allow, and both read [`TRANSITIONS`].
 
 use crate::queue::clock::Millis;
-use crate::queue::policy::Policy;
+use crate::queue::policy::{Charge, Policy};
 use protocol::ids::Fence;
 use protocol::outcome::FailureClass;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Something it depends on is not there: its condition's input was found missing or wrong.
+    /// Something it depends on is not there: what its condition needs is not done, or its input was found missing or wrong.
     Blocked,
     /// Waits for a worker, possibly until a back-off is over.
     Ready,
@@ -37,6 +37,7 @@ pub enum EventKind {
     Cancel,
     Retry,
     Block,
+    Unblock,
 }
 
 /// One row of the table.
@@ -50,7 +51,7 @@ pub struct Transition {
 }
 
 /// Every transition there is.
-pub const TRANSITIONS: [Transition; 11] = {
+pub const TRANSITIONS: [Transition; 12] = {
     use EventKind::*;
     use State::*;
     const fn row(from: State, event: EventKind, to: State, guard: &'static str) -> Transition {
@@ -62,9 +63,20 @@ pub const TRANSITIONS: [Transition; 11] = {
         row(Ready, Cancel, Cancelled, "a person cancelled it"),
         row(Running, Complete, Done, "the result carries the fence of the current claim, and its image is stored"),
         row(Running, Fail, Ready, "the policy of the failure class allows another attempt"),
-        row(Running, Fail, Failed, "attempts used up, the same failure twice in a row, or one that a retry can't mend"),
+        row(
+            Running,
+            Fail,
+            Failed,
+            "attempts or losses used up, the same failure twice in a row, or one that a retry can't mend",
+        ),
         row(Running, Cancel, Cancelled, "a person cancelled it; the worker hears of it at its next heartbeat"),
-        row(Blocked, Retry, Ready, "a person retried a job of its condition"),
+        row(
+            Blocked,
+            Unblock,
+            Ready,
+            "every job that its condition needs is done, and its input is not known to be bad",
+        ),
+        row(Blocked, Retry, Ready, "a person retried a job of its condition, and every job that it needs is done"),
         row(Blocked, Cancel, Cancelled, "a person cancelled it"),
         row(Failed, Retry, Ready, "a person retried it; it gets its attempts anew"),
         row(Cancelled, Retry, Ready, "a person retried it; it gets its attempts anew"),
@@ -81,6 +93,10 @@ pub struct Job {
     pub attempts: u32,
     /// The job fails when `attempts` reaches this.
     pub max_attempts: u32,
+    /// Attempts that took their worker or device with them, since the last retry by hand.
+    pub losses: u32,
+    /// The job fails when `losses` reaches this.
+    pub max_losses: u32,
 }
 
 /// An event with what it carries.
@@ -104,6 +120,7 @@ pub enum Event {
         attempts: u32,
     },
     Block,
+    Unblock,
 }
 
 impl Event {
@@ -115,6 +132,7 @@ impl Event {
             Self::Cancel => EventKind::Cancel,
             Self::Retry { .. } => EventKind::Retry,
             Self::Block => EventKind::Block,
+            Self::Unblock => EventKind::Unblock,
         }
     }
 
@@ -136,6 +154,8 @@ pub struct Step {
     pub wait: Millis,
     /// The condition's ready jobs become blocked.
     pub blocks_condition: bool,
+    /// The device that ran the attempt gets no more jobs.
+    pub quarantines_device: bool,
 }
 
 /// How a step ends the running attempt.
@@ -173,7 +193,7 @@ pub fn apply(job: Job, event: Event) -> Result<Step, Refused> {
         let delivered = matches!(event, Event::Complete { .. }) && job.state == State::Done && fence == job.fence;
         return Err(if delivered { Refused::Duplicate } else { Refused::Superseded });
     }
-    let mut next = Step { job, closes: None, wait: 0, blocks_condition: false };
+    let mut next = Step { job, closes: None, wait: 0, blocks_condition: false, quarantines_device: false };
     let to = match event {
         Event::Claim => {
             next.job.fence = Fence(job.fence.0 + 1);
@@ -186,10 +206,21 @@ pub fn apply(job: Job, event: Event) -> Result<Step, Refused> {
         }
         Event::Fail { class, repeated, jitter, .. } => {
             let policy = Policy::of(class);
-            next.job.attempts += u32::from(policy.counted);
-            next.closes = Some(if policy.counted { Closes::Counted } else { Closes::Free });
+            next.closes = Some(if policy.charge == Charge::Attempt { Closes::Counted } else { Closes::Free });
             next.blocks_condition = policy.blocks_condition;
-            if policy.retries(next.job.attempts, job.max_attempts, repeated) {
+            next.quarantines_device = policy.quarantines_device;
+            let goes_on = match policy.charge {
+                Charge::Attempt => {
+                    next.job.attempts += 1;
+                    next.job.attempts < job.max_attempts && !repeated
+                }
+                Charge::Loss => {
+                    next.job.losses += 1;
+                    next.job.losses < job.max_losses
+                }
+                Charge::Nothing => true,
+            };
+            if policy.retry && goes_on {
                 next.wait = policy.backoff(next.job.attempts, jitter);
                 State::Ready
             } else {
@@ -202,9 +233,11 @@ pub fn apply(job: Job, event: Event) -> Result<Step, Refused> {
         }
         Event::Retry { attempts } => {
             next.job.max_attempts = job.attempts + attempts;
+            next.job.losses = 0;
             State::Ready
         }
         Event::Block => State::Blocked,
+        Event::Unblock => State::Ready,
     };
     next.job.state = to;
     let allowed = |row: &&Transition| row.from == job.state && row.event == event.kind() && row.to == to;

@@ -26,8 +26,12 @@ use diagnose::{Diagnostics, Place};
 use draft::Draft;
 use files::{Digests, Files};
 use model::{HubCache, Whereabouts};
+use protocol::job::Kind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+/// Losses of a job that make it the suspect, unless the file says otherwise; HyperQueue's crash limit.
+const MAX_LOSSES: u32 = 5;
 
 /// What became of an experiment file.
 #[derive(Debug)]
@@ -91,8 +95,12 @@ pub fn read(path: &Path, text: &str, places: &Whereabouts, digests: &mut Digests
     let experiment = Experiment {
         name: draft.name.clone(),
         description: draft.description.clone(),
+        kind: Kind::Sample,
         priority: draft.priority,
+        share: 1.0,
         max_attempts: draft.retries + 1,
+        max_losses: MAX_LOSSES,
+        needs: Vec::new(),
         budget_gpu_hours: draft.budget_gpu_hours,
         yaml: text.to_owned(),
     };

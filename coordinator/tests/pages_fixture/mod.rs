@@ -3,7 +3,7 @@
 
 use protocol::ids::Digest;
 use protocol::job::{Condition, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
-use protocol::outcome::{PhaseSeconds, ProbeResult, SampleResult};
+use protocol::outcome::{JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::probe::ProbeClass;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
@@ -78,8 +78,9 @@ impl Fixture {
     pub async fn worker(&self, name: &str, slots: u32) -> i64 {
         let (host, name, clock) = (name.split('/').next().unwrap().to_owned(), name.to_owned(), self.clock);
         self.insert(
-            "INSERT INTO worker (name, host, pid, device, device_name, slots, software, activity, registered_at, heartbeat_at)
-             VALUES (?, ?, 4711, 'cuda:0', 'Tesla V100-SXM2-16GB', ?, 'braindive-rs 0.1.0', 'working', ?, ?)",
+            "INSERT INTO worker (name, host, pid, device, device_name, device_key, slots, kinds, software, activity, registered_at,
+                                 heartbeat_at)
+             VALUES (?1, ?2, 4711, 'cuda:0', 'Tesla V100-SXM2-16GB', ?1, ?3, '[\"sample\"]', 'braindive-rs 0.1.0', 'working', ?4, ?5)",
             |q| q.bind(name).bind(host).bind(slots).bind(clock).bind(clock),
         )
         .await
@@ -88,7 +89,8 @@ impl Fixture {
     pub async fn job(&self, condition: i64, seed: u64) -> i64 {
         let clock = self.clock;
         self.insert(
-            "INSERT INTO job (condition_id, seed, state, priority, max_attempts, updated_at) VALUES (?, ?, 'ready', 0, 3, ?)",
+            "INSERT INTO job (experiment_id, condition_id, seed, state, max_attempts, updated_at)
+             SELECT experiment_id, id, ?2, 'ready', 3, ?3 FROM condition WHERE id = ?1",
             |q| q.bind(condition).bind(seed.cast_signed()).bind(clock),
         )
         .await
@@ -99,7 +101,7 @@ impl Fixture {
         let clock = self.clock;
         self.run(
             "UPDATE job SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker_id = ?, lease_until = ?,
-                            step = ?, steps = 50, updated_at = ? WHERE id = ?",
+                            step = ?, steps = 50, computing_ms = 18000, updated_at = ? WHERE id = ?",
             |q| q.bind(worker).bind(clock + 60_000).bind(step).bind(clock).bind(job),
         )
         .await;
@@ -122,12 +124,18 @@ impl Fixture {
             probe: ProbeResult { class: class.clone(), class_similarity: vec![0.2; 5], similarity: vec![0.2; 5] },
             models: Default::default(),
             effective_gamma: 14.0,
-            seconds: PhaseSeconds { loading: 0.0, sampling: seconds as f64 - 1.5, scoring: 1.0, uploading: 0.5 },
+            seconds: PhaseSeconds {
+                waiting: 0.0,
+                loading: 0.0,
+                sampling: seconds as f64 - 1.5,
+                scoring: 1.0,
+                uploading: 0.5,
+            },
             device: "cuda:0".to_owned(),
             deviations: Vec::new(),
             software: "braindive-rs 0.1.0".to_owned(),
         };
-        let body = serde_json::to_string(&result).unwrap();
+        let body = serde_json::to_string(&JobResult::Sample(Box::new(result))).unwrap();
         let sha_again = sha.clone();
         self.insert("INSERT OR IGNORE INTO artifact (sha256, bytes, created_at) VALUES (?, 3000, ?)", |q| {
             q.bind(sha_again).bind(clock)
@@ -141,7 +149,8 @@ impl Fixture {
         )
         .await;
         self.run(
-            "UPDATE attempt SET outcome = 'done', ended_at = ?1, sampling_s = ?2, scoring_s = 1.0, uploading_s = 0.5
+            "UPDATE attempt SET outcome = 'done', ended_at = ?1, sampling_s = ?2, scoring_s = 1.0, uploading_s = 0.5,
+                                device_s = (?1 - started_at) / 1000.0 / (SELECT slots FROM worker WHERE id = worker_id)
              WHERE job_id = ?3 AND outcome = 'running'",
             |q| q.bind(clock).bind(seconds as f64 - 1.5).bind(job),
         )
@@ -154,8 +163,9 @@ impl Fixture {
         self.clock += seconds * 1000;
         let (clock, class, message) = (self.clock, class.to_owned(), message.to_owned());
         self.run(
-            "UPDATE attempt SET outcome = 'failed', ended_at = ?, class = ?, message = ?
-             WHERE job_id = ? AND outcome = 'running'",
+            "UPDATE attempt SET outcome = 'failed', ended_at = ?1, class = ?2, message = ?3,
+                                device_s = (?1 - started_at) / 1000.0 / (SELECT slots FROM worker WHERE id = worker_id)
+             WHERE job_id = ?4 AND outcome = 'running'",
             |q| q.bind(clock).bind(class).bind(message).bind(job),
         )
         .await;

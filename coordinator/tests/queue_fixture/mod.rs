@@ -6,8 +6,8 @@ use coordinator::queue::{Clock, Queue, Settings};
 use protocol::claim::{Claim, ClaimedJob, Register};
 use protocol::heartbeat::{Activity, Heartbeat, Held, Progress};
 use protocol::ids::{ConditionId, Digest, Seed, WorkerId};
-use protocol::job::{Condition, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
-use protocol::outcome::{Completed, Failed, FailureClass, PhaseSeconds, ProbeResult, SampleResult};
+use protocol::job::{Condition, Kind, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
+use protocol::outcome::{Completed, Failed, FailureClass, JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -35,7 +35,11 @@ pub fn plan(name: &str, conditions: u8, seeds: u64) -> Plan {
         experiment: Experiment {
             name: name.to_owned(),
             description: String::new(),
+            kind: Kind::Sample,
             priority: 0,
+            share: 1.0,
+            max_losses: 5,
+            needs: Vec::new(),
             max_attempts: 3,
             budget_gpu_hours: Some(1.0),
             yaml: "name: example".to_owned(),
@@ -86,14 +90,18 @@ pub fn register(name: &str) -> Register {
         pid: 1,
         device: "cpu".to_owned(),
         device_name: "test".to_owned(),
+        device_uuid: None,
         slots: 1,
+        batch: 1,
+        kinds: Kind::ALL.to_vec(),
+        remaining_ms: None,
         software: SOFTWARE.to_owned(),
     }
 }
 
 /// A claim that does not wait.
 pub fn claim(worker: WorkerId, max: u32) -> Claim {
-    Claim { worker, max, wait_ms: 0, loaded: Vec::new() }
+    Claim { worker, max, wait_ms: 0, loaded: Vec::new(), ahead: false, remaining_ms: None }
 }
 
 pub fn claim_loaded(worker: WorkerId, max: u32, loaded: &[ConditionId]) -> Claim {
@@ -111,7 +119,12 @@ pub async fn claim_one(queue: &Queue, worker: WorkerId) -> ClaimedJob {
 }
 
 pub fn completed(worker: WorkerId, job: &ClaimedJob) -> Completed {
-    Completed { worker, job: job.job, fence: job.fence, result: result(image(), job.seed.0 as f64) }
+    Completed {
+        worker,
+        job: job.job,
+        fence: job.fence,
+        result: JobResult::Sample(Box::new(result(image(), job.seed.0 as f64))),
+    }
 }
 
 pub fn result(image_sha256: Digest, activation: f64) -> SampleResult {
@@ -122,7 +135,7 @@ pub fn result(image_sha256: Digest, activation: f64) -> SampleResult {
         probe: ProbeResult { class: "face".to_owned(), class_similarity: vec![0.5], similarity: vec![0.5] },
         models: Default::default(),
         effective_gamma: 14.0,
-        seconds: PhaseSeconds { loading: 1.0, sampling: 2.0, scoring: 3.0, uploading: 4.0 },
+        seconds: PhaseSeconds { waiting: 0.0, loading: 1.0, sampling: 2.0, scoring: 3.0, uploading: 4.0 },
         device: "cpu".to_owned(),
         deviations: Vec::new(),
         software: SOFTWARE.to_owned(),
@@ -135,7 +148,17 @@ pub fn failed(worker: WorkerId, job: &ClaimedJob, class: FailureClass, message: 
 }
 
 pub fn heartbeat(worker: WorkerId, held: &[&ClaimedJob]) -> Heartbeat {
-    let held =
-        held.iter().map(|job| Held { job: job.job, fence: job.fence, progress: Progress { step: 3, steps: 10 } });
+    let held = held.iter().map(|job| Held {
+        job: job.job,
+        fence: job.fence,
+        progress: Progress { step: 3, steps: 10 },
+        computing_ms: 2_000,
+    });
     Heartbeat { worker, activity: Activity::Working, held: held.collect() }
+}
+
+/// The scores of a guided sample, to be changed.
+pub fn scores(done: &mut Completed) -> &mut SampleResult {
+    let JobResult::Sample(result) = &mut done.result else { panic!("a guided sample") };
+    result
 }

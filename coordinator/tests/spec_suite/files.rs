@@ -15,7 +15,7 @@ const FACE: &str = "grid: { subject: s, region: face, seed: 1 }\nsampling: { siz
 
 fn sample(loaded: &Loaded, index: usize) -> SampleCondition {
     let plan = loaded.plan.as_ref().unwrap_or_else(|| panic!("{}", findings(loaded)));
-    let Condition::Sample(condition) = &plan.conditions[index].spec;
+    let Condition::Sample(condition) = &plan.conditions[index].spec else { panic!("a plan of samples") };
     SampleCondition::clone(condition)
 }
 

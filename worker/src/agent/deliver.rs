@@ -37,13 +37,13 @@ pub async fn deliver(
 async fn complete(client: &Client, worker: WorkerId, job: &ClaimedJob, product: Product) {
     let started = Instant::now();
     let Product { png, result } = product;
-    let digest = result.image_sha256.clone();
-    let seconds = result.seconds;
+    let digest = result.image().clone();
+    let seconds = *result.seconds();
     // Together, so that an image that went missing between the two is sent again.
     let deliver = || async {
         client.upload(&digest, png.clone()).await?;
         let mut result = result.clone();
-        result.seconds.uploading = started.elapsed().as_secs_f64();
+        result.seconds_mut().uploading = started.elapsed().as_secs_f64();
         client.result(&Completed { worker, job: job.job, fence: job.fence, result }).await
     };
     match insist(deliver).await {

@@ -35,7 +35,12 @@ impl HeldJobs {
         self.lock()
             .iter()
             .filter(|(_, (_, control))| !control.is_stopped())
-            .map(|(job, (fence, control))| Held { job: *job, fence: *fence, progress: control.progress() })
+            .map(|(job, (fence, control))| Held {
+                job: *job,
+                fence: *fence,
+                progress: control.progress(),
+                computing_ms: 0,
+            })
             .collect()
     }
 

@@ -21,7 +21,7 @@ use protocol::claim::{Claim, Register, Registered};
 use protocol::error::RefusalCode;
 use protocol::heartbeat::{Activity, Release};
 use protocol::ids::{ConditionId, WorkerId};
-use protocol::job::Condition;
+use protocol::job::{Condition, Kind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,13 +42,6 @@ pub struct Identity {
     pub slots: u32,
     /// How many jobs a batch takes.
     pub batch: u32,
-}
-
-impl Identity {
-    /// Jobs that may run at a time.
-    fn capacity(&self) -> u32 {
-        self.slots * self.batch
-    }
 }
 
 /// Why a worker ended before it was asked to.
@@ -107,7 +100,11 @@ async fn register(
         pid: std::process::id(),
         device: identity.device.clone(),
         device_name: identity.device_name.clone(),
-        slots: identity.capacity(),
+        device_uuid: None,
+        slots: identity.slots,
+        batch: identity.batch,
+        kinds: Kind::ALL.to_vec(),
+        remaining_ms: None,
         software: protocol::version::SOFTWARE.to_owned(),
     };
     let mut backoff = Backoff::default();
@@ -165,6 +162,8 @@ impl Agent {
                 max: permits.len() as u32 * identity.batch,
                 wait_ms: LONG_POLL.as_millis() as u64,
                 loaded: self.loaded(),
+                ahead: false,
+                remaining_ms: None,
             };
             // A claim that is dropped half-way holds nothing for long: the heartbeat renews only what stands in `held`.
             let answer = tokio::select! {

@@ -9,7 +9,7 @@ use super::start::noise;
 use super::{Product, TaskError, Work, class_of};
 use braindive::sampler::{self, Memory, Sample, Step};
 use braindive::{Error, ErrorKind};
-use protocol::job::{Condition, SampleCondition, Sampling};
+use protocol::job::{SampleCondition, Sampling};
 use protocol::outcome::{FailureClass, PhaseSeconds};
 use protocol::version::SOFTWARE;
 use std::ops::ControlFlow;
@@ -29,8 +29,14 @@ pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
 
 /// Runs jobs of which all share a pass, on models from the shelf; one outcome per job. A batch that fails as a whole, for want of
 /// memory or because of one of its jobs, is run again in halves. `memory_limit`: bytes.
-pub fn run(shelf: &Shelf, device: &str, memory_limit: Option<u64>, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
-    let mut jobs: Vec<Result<Job<'_>, TaskError>> = batch.iter().map(|work| Job::prepare(shelf, work)).collect();
+pub fn run(
+    shelf: &Shelf,
+    device: &str,
+    memory_limit: Option<u64>,
+    batch: &[(&Work, &SampleCondition)],
+) -> Vec<Result<Product, TaskError>> {
+    let mut jobs: Vec<Result<Job<'_>, TaskError>> =
+        batch.iter().map(|(work, condition)| Job::prepare(shelf, work, condition)).collect();
     let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
     let mut samples = sample(shelf, memory_limit, &mut ready).into_iter();
     jobs.into_iter()
@@ -53,8 +59,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn prepare(shelf: &Shelf, work: &'a Work) -> Result<Self, TaskError> {
-        let Condition::Sample(condition) = &*work.condition;
+    fn prepare(shelf: &Shelf, work: &'a Work, condition: &'a SampleCondition) -> Result<Self, TaskError> {
         let mut seconds = PhaseSeconds::default();
         let prepared = timed(&mut seconds.loading, || {
             let models = shelf.get(condition)?;

@@ -10,13 +10,14 @@ pub mod request;
 mod request_objective;
 mod sample;
 mod score;
+mod simulate;
 mod start;
 
 use crate::control::Control;
 use models::Shelf;
 use protocol::claim::ClaimedJob;
-use protocol::job::Condition;
-use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use protocol::job::{Condition, SampleCondition, SimulateCondition};
+use protocol::outcome::{FailureClass, JobResult, PhaseSeconds};
 use std::sync::Arc;
 
 /// What a finished job gave.
@@ -24,7 +25,7 @@ use std::sync::Arc;
 pub struct Product {
     pub png: Vec<u8>,
     /// Complete but for the seconds spent on uploading.
-    pub result: SampleResult,
+    pub result: JobResult,
 }
 
 /// How a job ends without a product.
@@ -81,9 +82,12 @@ pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
     let mut batches: Vec<Vec<Work>> = Vec::new();
     for work in jobs {
         let open = batches.iter_mut().find(|batch: &&mut Vec<Work>| {
-            let Condition::Sample(first) = &*batch[0].condition;
-            let Condition::Sample(own) = &*work.condition;
-            batch.len() < max && batch::share_a_pass(first, own)
+            batch.len() < max
+                && match (&*batch[0].condition, &*work.condition) {
+                    (Condition::Sample(first), Condition::Sample(own)) => batch::share_a_pass(first, own),
+                    (Condition::Simulate(_), Condition::Simulate(_)) => true,
+                    _ => false,
+                }
         });
         match open {
             Some(batch) => batch.push(work),
@@ -111,12 +115,24 @@ impl DeviceRunner {
 
 impl Runner for DeviceRunner {
     fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
-        batch::run(&self.shelf, &self.device, self.memory_limit, batch)
+        let mut sampled: Vec<(&Work, &SampleCondition)> = Vec::new();
+        let mut simulated: Vec<(&Work, &SimulateCondition)> = Vec::new();
+        for work in batch {
+            match &*work.condition {
+                Condition::Sample(condition) => sampled.push((work, condition)),
+                Condition::Simulate(condition) => simulated.push((work, condition)),
+            }
+        }
+        // A batch holds one kind, so that one of the two is empty.
+        let mut outcomes = simulate::run(&self.device, &simulated);
+        outcomes.extend(batch::run(&self.shelf, &self.device, self.memory_limit, &sampled));
+        outcomes
     }
 
     fn is_loaded(&self, condition: &Condition) -> bool {
         match condition {
             Condition::Sample(condition) => self.shelf.holds(condition),
+            Condition::Simulate(_) => true,
         }
     }
 }

@@ -13,7 +13,7 @@ use braindive::sampler::{self, Gradient, Item, Parameters, Sample, Step, TextGui
 use braindive::{Error, Tensor};
 use protocol::ids::Digest;
 use protocol::job;
-use protocol::outcome::{PhaseSeconds, SampleResult};
+use protocol::outcome::{JobResult, PhaseSeconds, SampleResult};
 use protocol::probe::ProbeClass;
 use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
@@ -131,7 +131,7 @@ pub fn product(
         deviations,
         software: SOFTWARE.to_owned(),
     };
-    Ok(Product { png, result })
+    Ok(Product { png, result: JobResult::Sample(Box::new(result)) })
 }
 
 /// Runs `work` and adds the wall seconds that it took.

@@ -4,8 +4,8 @@ use super::{Ending, Result, Store, corrupt};
 use crate::queue::error::QueueError;
 use crate::queue::state::{Event, EventKind, Refused, State, apply, sources};
 use protocol::heartbeat::Release;
-use protocol::ids::{Digest, Fence, JobId, WorkerId};
-use protocol::outcome::{Closed, Completed, Disposition, Failed, FailureClass, PhaseSeconds, SampleResult};
+use protocol::ids::{ConditionId, Digest, Fence, JobId, WorkerId};
+use protocol::outcome::{Closed, Completed, Disposition, Failed, FailureClass, JobResult, PhaseSeconds, SampleResult};
 use sqlx::Row;
 
 impl Store {
@@ -17,15 +17,18 @@ impl Store {
         let disposition = match apply(from, Event::Complete { fence: done.fence }) {
             Ok(step) => {
                 self.require_artifact(done).await?;
+                let ending = Ending::Done { seconds: done.result.seconds() };
+                self.close_attempt(done.job, done.fence, ending, step.counts()).await?;
                 self.write(done.job, &from, &step, None).await?;
-                self.close_attempt(done.job, done.fence, Ending::Done, step.counts(), &done.result.seconds).await?;
                 self.insert_result(done, true).await?;
+                self.unblock_dependents_of(done.job).await?;
                 Disposition::Accepted
             }
             Err(Refused::Duplicate) => Disposition::Duplicate,
             Err(Refused::Superseded | Refused::NotAllowed) => {
                 self.require_artifact(done).await?;
                 self.insert_result(done, false).await?;
+                self.recharge(done.job, done.fence, done.result.seconds()).await?;
                 Disposition::Superseded
             }
         };
@@ -37,18 +40,25 @@ impl Store {
         let Failed { worker, job, fence, class, message, seconds } = failed;
         let from = self.job(*job).await?;
         self.require_attempt(*worker, *job, *fence).await?;
+        let seconds = finite(seconds);
         let repeated =
             self.last_counted_failure(*job).await?.is_some_and(|last| last == (class.to_string(), message.clone()));
         let event = Event::Fail { fence: *fence, class: *class, repeated, jitter: rand::random() };
         let Ok(step) = apply(from, event) else {
-            let same = self.was_closed_as(*job, *fence, *class, message).await?;
-            return Ok(Closed { disposition: if same { Disposition::Duplicate } else { Disposition::Superseded } });
+            if self.was_closed_as(*job, *fence, *class, message).await? {
+                return Ok(Closed { disposition: Disposition::Duplicate });
+            }
+            self.recharge(*job, *fence, &seconds).await?;
+            return Ok(Closed { disposition: Disposition::Superseded });
         };
+        let ending = Ending::Failed { class: *class, message, seconds: &seconds };
+        self.close_attempt(*job, *fence, ending, step.counts()).await?;
         self.write(*job, &from, &step, None).await?;
-        let ending = Ending::Failed { class: *class, message };
-        self.close_attempt(*job, *fence, ending, step.counts(), &finite(seconds)).await?;
         if step.blocks_condition {
             self.block_condition_of(*job).await?;
+        }
+        if step.quarantines_device {
+            self.quarantine_device_of(*worker, message).await?;
         }
         Ok(Closed { disposition: Disposition::Accepted })
     }
@@ -88,29 +98,51 @@ impl Store {
         Ok(())
     }
 
+    /// Any word of a worker shows that it is there.
     async fn require_attempt(&mut self, worker: WorkerId, job: JobId, fence: Fence) -> Result<()> {
-        self.require_worker(worker).await?;
-        sqlx::query("SELECT 1 FROM attempt WHERE job_id = ? AND fence = ? AND worker_id = ?")
-            .bind(job.0)
-            .bind(fence.0)
-            .bind(worker.0)
-            .fetch_optional(&mut self.connection)
-            .await?
-            .map(|_| ())
-            .ok_or(QueueError::NeverClaimed { job, fence, worker })
+        let row: Option<bool> = sqlx::query_scalar(
+            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?4) WHERE id = ?3
+             RETURNING EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1 AND fence = ?2 AND worker_id = ?3)",
+        )
+        .bind(job.0)
+        .bind(fence.0)
+        .bind(worker.0)
+        .bind(self.clock.now())
+        .fetch_optional(&mut self.connection)
+        .await?;
+        match row {
+            None => Err(QueueError::UnknownWorker(worker)),
+            Some(false) => Err(QueueError::NeverClaimed { job, fence, worker }),
+            Some(true) => Ok(()),
+        }
+    }
+
+    /// A worker whose attempt was closed without it tells what the attempt took: the ledger follows.
+    async fn recharge(&mut self, job: JobId, fence: Fence, seconds: &PhaseSeconds) -> Result<()> {
+        sqlx::query(
+            "UPDATE attempt SET device_s = max(device_s, ?3 / (SELECT slots FROM worker WHERE id = worker_id))
+             WHERE job_id = ?1 AND fence = ?2 AND outcome <> 'running'",
+        )
+        .bind(job.0)
+        .bind(fence.0)
+        .bind(seconds.computing())
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
     }
 
     async fn require_artifact(&mut self, done: &Completed) -> Result<()> {
         sqlx::query("SELECT 1 FROM artifact WHERE sha256 = ?")
-            .bind(done.result.image_sha256.as_str())
+            .bind(done.result.image().as_str())
             .fetch_optional(&mut self.connection)
             .await?
             .map(|_| ())
-            .ok_or_else(|| QueueError::MissingArtifact { job: done.job, digest: done.result.image_sha256.clone() })
+            .ok_or_else(|| QueueError::MissingArtifact { job: done.job, digest: done.result.image().clone() })
     }
 
     async fn insert_result(&mut self, done: &Completed, counted: bool) -> Result<()> {
         let body = serde_json::to_string(&done.result).map_err(|error| corrupt("a result", error))?;
+        let scores = done.result.sample();
         sqlx::query(
             "INSERT INTO result (job_id, condition_id, fence, counted, worker_id, image_sha256, activation, effective_gamma,
                                  probe_class, body, created_at)
@@ -121,10 +153,10 @@ impl Store {
         .bind(done.fence.0)
         .bind(counted)
         .bind(done.worker.0)
-        .bind(done.result.image_sha256.as_str())
-        .bind(done.result.activation)
-        .bind(done.result.effective_gamma)
-        .bind(&done.result.probe.class)
+        .bind(done.result.image().as_str())
+        .bind(scores.map(|scores| scores.activation))
+        .bind(scores.map(|scores| scores.effective_gamma))
+        .bind(scores.map(|scores| &scores.probe.class))
         .bind(body)
         .bind(self.clock.now())
         .execute(&mut self.connection)
@@ -132,11 +164,12 @@ impl Store {
         Ok(())
     }
 
-    /// Class and message.
+    /// Class and message of the last one since the job was retried by hand.
     async fn last_counted_failure(&mut self, job: JobId) -> Result<Option<(String, String)>> {
         let row = sqlx::query(
             "SELECT class, coalesce(message, '') AS message FROM attempt
-             WHERE job_id = ? AND outcome = 'failed' AND counted = 1 ORDER BY fence DESC LIMIT 1",
+             WHERE job_id = ?1 AND outcome = 'failed' AND counted = 1 AND fence > (SELECT retried_at FROM job WHERE id = ?1)
+             ORDER BY fence DESC LIMIT 1",
         )
         .bind(job.0)
         .fetch_optional(&mut self.connection)
@@ -157,43 +190,78 @@ impl Store {
 
     /// One missing file must not burn every seed of a condition.
     async fn block_condition_of(&mut self, job: JobId) -> Result<()> {
+        let condition: i64 = sqlx::query_scalar("SELECT condition_id FROM job WHERE id = ?")
+            .bind(job.0)
+            .fetch_one(&mut self.connection)
+            .await?;
+        self.open_breaker(ConditionId(condition)).await
+    }
+
+    /// Jobs of the condition that wait are blocked, and so are those that are added, until somebody retries one.
+    pub(super) async fn open_breaker(&mut self, condition: ConditionId) -> Result<()> {
+        sqlx::query("UPDATE condition SET breaker = 'open' WHERE id = ?")
+            .bind(condition.0)
+            .execute(&mut self.connection)
+            .await?;
         for from in sources(EventKind::Block) {
             sqlx::query(
-                "UPDATE job SET state = ?1, not_before = 0, updated_at = ?2
-                 WHERE condition_id = (SELECT condition_id FROM job WHERE id = ?3) AND state = ?4",
+                "UPDATE job SET state = ?1, not_before = 0, updated_at = ?2 WHERE condition_id = ?3 AND state = ?4",
             )
             .bind(State::Blocked.as_str())
             .bind(self.clock.now())
-            .bind(job.0)
+            .bind(condition.0)
             .bind(from.as_str())
             .execute(&mut self.connection)
             .await?;
         }
         Ok(())
     }
+
+    async fn quarantine_device_of(&mut self, worker: WorkerId, reason: &str) -> Result<()> {
+        let device: Option<String> = sqlx::query_scalar(
+            "INSERT INTO quarantine (device_key, reason, worker_id, since) SELECT device_key, ?2, id, ?3 FROM worker WHERE id = ?1
+             ON CONFLICT (device_key) DO NOTHING RETURNING device_key",
+        )
+        .bind(worker.0)
+        .bind(reason)
+        .bind(self.clock.now())
+        .fetch_optional(&mut self.connection)
+        .await?;
+        if let Some(device) = device {
+            tracing::warn!(device, reason, "a device is quarantined: it gets no more jobs until it is released");
+        }
+        Ok(())
+    }
 }
 
 /// Infinity and NaN would spoil every mean that they get into.
-fn require_finite(job: JobId, result: &SampleResult) -> Result<()> {
+fn require_finite(job: JobId, result: &JobResult) -> Result<()> {
     let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
-    let seconds = &result.seconds;
-    let fields = [
-        ("activation", finite(&[result.activation])),
-        ("effective_gamma", finite(&[result.effective_gamma])),
-        ("roi_activation", result.roi_activation.values().all(|value| value.is_finite())),
-        ("probe similarity", finite(&result.probe.class_similarity) && finite(&result.probe.similarity)),
-        ("phase in seconds", finite(&[seconds.loading, seconds.sampling, seconds.scoring, seconds.uploading])),
-    ];
+    let PhaseSeconds { waiting, loading, sampling, scoring, uploading } = *result.seconds();
+    let mut fields = vec![("phase in seconds", finite(&[waiting, loading, sampling, scoring, uploading]))];
+    if let Some(result) = result.sample() {
+        fields.extend(finite_scores(result, finite));
+    }
     match fields.into_iter().find(|(_, finite)| !finite) {
         Some((field, _)) => Err(QueueError::NonFinite { job, field }),
         None => Ok(()),
     }
 }
 
+fn finite_scores(result: &SampleResult, finite: impl Fn(&[f64]) -> bool) -> [(&'static str, bool); 4] {
+    [
+        ("activation", finite(&[result.activation])),
+        ("effective_gamma", finite(&[result.effective_gamma])),
+        ("roi_activation", result.roi_activation.values().all(|value| value.is_finite())),
+        ("probe similarity", finite(&result.probe.class_similarity) && finite(&result.probe.similarity)),
+    ]
+}
+
 /// A failure is never refused for its timing.
 fn finite(seconds: &PhaseSeconds) -> PhaseSeconds {
     let keep = |value: f64| if value.is_finite() { value } else { 0.0 };
     PhaseSeconds {
+        waiting: keep(seconds.waiting),
         loading: keep(seconds.loading),
         sampling: keep(seconds.sampling),
         scoring: keep(seconds.scoring),

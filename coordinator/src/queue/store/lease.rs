@@ -1,14 +1,18 @@
 //! Workers come, take jobs under a lease, keep them by heartbeats, and lose them by silence.
 
-use super::{Ending, Result, Store, corrupt};
+use super::{Ending, Result, Store, corrupt, fragments, json_list};
 use crate::queue::clock::Millis;
-use crate::queue::state::{Event, apply};
-use protocol::claim::{Claim, Claimed, ClaimedJob, Register};
+use crate::queue::error::QueueError;
+use crate::queue::pace;
+#[cfg(doc)]
+use crate::queue::share;
+use crate::queue::state::{Event, Job, State, apply};
+use protocol::claim::{Claim, Claimed, ClaimedJob, Never, Register};
 use protocol::heartbeat::{Activity, Heartbeat, HeartbeatReply};
 use protocol::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
-use protocol::outcome::{FailureClass, PhaseSeconds};
+use protocol::job::Condition;
+use protocol::outcome::FailureClass;
 use sqlx::Row;
-use std::collections::{BTreeSet, HashSet};
 
 /// Jobs that one claim can get at most.
 const MAX_CLAIM: u32 = 256;
@@ -16,10 +20,47 @@ const MAX_CLAIM: u32 = 256;
 const MAX_LOADED: usize = 64;
 
 /// The answer to a claim, and when a back-off ends if there was nothing to claim.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Handed {
     pub claimed: Claimed,
     pub next_ready: Option<Millis>,
+}
+
+impl Handed {
+    fn never(why: Never) -> Self {
+        Self { claimed: Claimed { never: Some(why), ..Claimed::default() }, next_ready: None }
+    }
+}
+
+/// Who claims.
+#[derive(Debug)]
+struct Claimant {
+    device: String,
+    device_name: String,
+    /// A JSON list.
+    kinds: String,
+    /// Why its device gets nothing.
+    quarantine: Option<String>,
+}
+
+/// An experiment that may be served.
+#[derive(Debug, sqlx::FromRow)]
+struct Turn {
+    id: i64,
+    share: f64,
+    cost_s: f64,
+}
+
+/// A job that can be claimed.
+#[derive(Debug, sqlx::FromRow)]
+struct Ready {
+    id: i64,
+    condition_id: i64,
+    seed: i64,
+    fence: i64,
+    attempts: u32,
+    max_attempts: u32,
+    losses: u32,
 }
 
 impl Store {
@@ -27,9 +68,13 @@ impl Store {
     /// its successor, where its results would count for other jobs.
     pub async fn register(&mut self, worker: &Register) -> Result<WorkerId> {
         let first = 1_000 * rand::random_range(1..=1_000_000_i64);
+        let now = self.clock.now();
+        let key = worker.device_uuid.clone().unwrap_or_else(|| format!("{}/{}", worker.host, worker.device));
+        let kinds = serde_json::to_string(&worker.kinds).map_err(|error| corrupt("a worker's kinds", error))?;
         let id = sqlx::query_scalar(
-            "INSERT INTO worker (id, name, host, pid, device, device_name, slots, software, activity, registered_at, heartbeat_at)
-             VALUES (coalesce((SELECT max(id) + 1 FROM worker), ?9), ?1, ?2, ?3, ?4, ?5, ?6, ?7, 'working', ?8, ?8)
+            "INSERT INTO worker (id, name, host, pid, device, device_name, device_key, slots, batch, kinds, deadline_at, software,
+                                 activity, registered_at, heartbeat_at)
+             VALUES (coalesce((SELECT max(id) + 1 FROM worker), ?13), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'working', ?12, ?12)
              RETURNING id",
         )
         .bind(&worker.name)
@@ -37,123 +82,251 @@ impl Store {
         .bind(worker.pid)
         .bind(&worker.device)
         .bind(&worker.device_name)
+        .bind(key)
         .bind(worker.slots.max(1))
+        .bind(worker.batch.max(1))
+        .bind(kinds)
+        .bind(worker.remaining_ms.map(|left| now.saturating_add_unsigned(left)))
         .bind(&worker.software)
-        .bind(self.clock.now())
+        .bind(now)
         .bind(first)
         .fetch_one(&mut self.connection)
         .await?;
         Ok(WorkerId(id))
     }
 
-    /// Hands out ready jobs: highest priority first, then conditions that the worker has loaded, then the oldest job. A claim
-    /// that still waits when its worker drains gets nothing: nobody would read the answer.
+    /// Hands out ready jobs of kinds that the worker can do: highest priority first, then the experiment whose turn it is (see
+    /// [`share`]), then conditions that the worker has loaded, then the oldest job. A claim that still waits when its worker
+    /// drains gets nothing: nobody would read the answer.
     pub async fn claim(&mut self, claim: &Claim) -> Result<Handed> {
-        self.require_worker(claim.worker).await?;
-        let (device, leaves): (String, bool) =
-            sqlx::query_as("SELECT device, activity IN ('draining', 'gone') FROM worker WHERE id = ?")
-                .bind(claim.worker.0)
-                .fetch_one(&mut self.connection)
-                .await?;
-        if leaves {
-            return Ok(Handed { claimed: Claimed::default(), next_ready: None });
+        let Some(claimant) = self.claimant(claim.worker).await? else { return Ok(Handed::default()) };
+        if let Some(reason) = claimant.quarantine {
+            return Ok(Handed::never(Never::Quarantined(reason)));
         }
-        let mut claimed = Claimed::default();
-        let mut conditions = BTreeSet::new();
-        for id in self.choose(claim).await? {
-            let job = self.hand_out(id, claim.worker, &device).await?;
-            conditions.insert(job.condition);
-            claimed.jobs.push(job);
+        if claim.ahead && !self.plenty().await? {
+            return Ok(Handed { next_ready: self.next_backoff_end().await?, ..Handed::default() });
         }
-        for id in conditions {
-            let spec: String = sqlx::query_scalar("SELECT spec FROM condition WHERE id = ?")
-                .bind(id.0)
-                .fetch_one(&mut self.connection)
-                .await?;
-            let condition = serde_json::from_str(&spec).map_err(|error| corrupt(format!("condition {id}"), error))?;
-            claimed.conditions.push((id, condition));
+        let max = claim.max.min(MAX_CLAIM) as usize;
+        let mut handed = Handed::default();
+        let mut too_late = false;
+        for turn in self.turns(&claimant.kinds).await? {
+            if handed.claimed.jobs.len() == max {
+                break;
+            }
+            let ready = self.ready(&turn, &claim.loaded, max - handed.claimed.jobs.len()).await?;
+            if ready.is_empty() {
+                continue;
+            }
+            if !self.fits(&turn, &claimant.device_name, claim).await? {
+                too_late = true;
+                continue;
+            }
+            self.hand_out(&turn, ready, claim.worker, &claimant.device, &mut handed.claimed).await?;
         }
-        let next_ready = if claimed.jobs.is_empty() { self.next_backoff_end().await? } else { None };
-        Ok(Handed { claimed, next_ready })
+        if handed.claimed.jobs.is_empty() {
+            if too_late && !claim.ahead {
+                return Ok(Handed::never(Never::Deadline));
+            }
+            handed.next_ready = self.next_backoff_end().await?;
+        }
+        Ok(handed)
     }
 
-    /// Walks down the priorities; each query is answered from an index.
-    async fn choose(&mut self, claim: &Claim) -> Result<Vec<JobId>> {
-        let now = self.clock.now();
-        let max = claim.max.min(MAX_CLAIM) as usize;
-        let (mut chosen, mut seen) = (Vec::new(), HashSet::new());
-        let mut below = i64::MAX;
-        while chosen.len() < max {
-            let highest: Option<i64> = sqlx::query_scalar(
-                "SELECT priority FROM job WHERE state = 'ready' AND priority < ? AND not_before <= ?
-                 ORDER BY priority DESC, id LIMIT 1",
-            )
-            .bind(below)
-            .bind(now)
-            .fetch_optional(&mut self.connection)
-            .await?;
-            let Some(priority) = highest else { break };
-            below = priority;
-            for condition in claim.loaded.iter().take(MAX_LOADED) {
-                let same: Vec<i64> = sqlx::query_scalar(
-                    "SELECT id FROM job INDEXED BY job_by_state
-                     WHERE condition_id = ? AND state = 'ready' AND priority = ? AND not_before <= ? ORDER BY id LIMIT ?",
-                )
-                .bind(condition.0)
-                .bind(priority)
-                .bind(now)
-                .bind(max as i64)
-                .fetch_all(&mut self.connection)
+    /// What of a worker decides what it gets; `None` if it leaves.
+    async fn claimant(&mut self, worker: WorkerId) -> Result<Option<Claimant>> {
+        let row = sqlx::query(
+            "SELECT device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
+                    (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine
+             FROM worker WHERE id = ?",
+        )
+        .bind(worker.0)
+        .fetch_optional(&mut self.connection)
+        .await?
+        .ok_or(QueueError::UnknownWorker(worker))?;
+        if row.try_get("leaves")? {
+            return Ok(None);
+        }
+        Ok(Some(Claimant {
+            device: row.try_get("device")?,
+            device_name: row.try_get("device_name")?,
+            kinds: row.try_get("kinds")?,
+            quarantine: row.try_get("quarantine")?,
+        }))
+    }
+
+    /// Whether there are more jobs than workers could begin at once.
+    async fn plenty(&mut self) -> Result<bool> {
+        let at_once: i64 =
+            sqlx::query_scalar("SELECT coalesce(sum(slots * batch), 0) FROM worker WHERE activity = 'working'")
+                .fetch_one(&mut self.connection)
                 .await?;
-                chosen.extend(same.into_iter().filter(|id| seen.insert(*id)).map(JobId));
+        let ready: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM experiment CROSS JOIN job INDEXED BY job_ready
+                     ON job.experiment_id = experiment.id AND job.state = 'ready' AND job.not_before <= ?1
+                 WHERE experiment.paused = 0 LIMIT ?2)",
+        )
+        .bind(self.clock.now())
+        .bind(at_once + 1)
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(ready > at_once)
+    }
+
+    /// The experiments of these kinds (a JSON list) in the order in which they are served.
+    async fn turns(&mut self, kinds: &str) -> Result<Vec<Turn>> {
+        Ok(sqlx::query_as(
+            "SELECT id, share, cost_s FROM experiment
+             WHERE paused = 0 AND kind IN (SELECT value FROM json_each(?1)) ORDER BY priority DESC, virtual_time, id",
+        )
+        .bind(kinds)
+        .fetch_all(&mut self.connection)
+        .await?)
+    }
+
+    /// Up to `max` jobs of an experiment that can be claimed now. Each of the queries is answered from an index.
+    async fn ready(&mut self, turn: &Turn, loaded: &[ConditionId], max: usize) -> Result<Vec<Ready>> {
+        let now = self.clock.now();
+        let mut chosen: Vec<Ready> = Vec::new();
+        let loaded = json_list(loaded.iter().take(MAX_LOADED))?;
+        let queries = [
+            // Conditions whose models are in memory, best first.
+            "FROM json_each(?4) AS loaded CROSS JOIN job INDEXED BY job_by_state
+                 ON job.condition_id = loaded.value AND job.state = 'ready'
+             WHERE job.experiment_id = ?1 AND job.not_before <= ?2 ORDER BY loaded.key, job.id LIMIT ?3",
+            // What comes back from a back-off, so that people see soon whether it fails again.
+            "FROM job INDEXED BY job_ready
+             WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?2 AND ?4 IS NOT NULL
+             ORDER BY not_before, id LIMIT ?3",
+            "FROM job INDEXED BY job_ready
+             WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 AND ?2 IS NOT NULL AND ?4 IS NOT NULL
+             ORDER BY id LIMIT ?3",
+        ];
+        for from in queries {
+            if chosen.len() >= max || (from == queries[0] && loaded == "[]") {
+                continue;
             }
-            let oldest: Vec<i64> = sqlx::query_scalar(
-                "SELECT id FROM job WHERE state = 'ready' AND priority = ? AND not_before <= ? ORDER BY id LIMIT ?",
-            )
-            .bind(priority)
+            let found: Vec<Ready> = sqlx::query_as(fragments(format!(
+                "SELECT job.id, job.condition_id, job.seed, job.fence, job.attempts, job.max_attempts, job.losses {from}"
+            )))
+            .bind(turn.id)
             .bind(now)
             .bind(max as i64)
+            .bind(&loaded)
             .fetch_all(&mut self.connection)
             .await?;
-            chosen.extend(oldest.into_iter().filter(|id| seen.insert(*id)).map(JobId));
+            for job in found {
+                if !chosen.iter().any(|known| known.id == job.id) {
+                    chosen.push(job);
+                }
+            }
         }
         chosen.truncate(max);
         Ok(chosen)
     }
 
-    async fn hand_out(&mut self, id: JobId, worker: WorkerId, device: &str) -> Result<ClaimedJob> {
-        let job = self.job(id).await?;
-        let step =
-            apply(job, Event::Claim).map_err(|_| corrupt(format!("job {id}"), "it is not ready to be claimed"))?;
-        self.write(id, &job, &step, Some(worker)).await?;
-        let fence = step.job.fence;
-        sqlx::query(
-            "INSERT INTO attempt (job_id, fence, worker_id, device, started_at, outcome) VALUES (?, ?, ?, ?, ?, 'running')",
+    /// Whether a job of the experiment would be done before the worker's allocation ends. Nobody knows before the first is. What is
+    /// claimed ahead begins only after what runs now.
+    async fn fits(&mut self, turn: &Turn, device_name: &str, claim: &Claim) -> Result<bool> {
+        let Some(remaining) = claim.remaining_ms else { return Ok(true) };
+        let jobs = if claim.ahead { 2.0 } else { 1.0 };
+        let histogram: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT bucket, attempts FROM pace WHERE experiment_id = ? AND device_name = ? ORDER BY bucket",
         )
-        .bind(id.0)
-        .bind(fence.0)
-        .bind(worker.0)
-        .bind(device)
-        .bind(self.clock.now())
-        .execute(&mut self.connection)
+        .bind(turn.id)
+        .bind(device_name)
+        .fetch_all(&mut self.connection)
         .await?;
-        let row = sqlx::query("SELECT condition_id, seed FROM job WHERE id = ?")
+        Ok(pace::p95(&histogram).is_none_or(|seconds| jobs * seconds * 1000.0 <= remaining as f64))
+    }
+
+    /// Claims `ready` jobs of one experiment. Jobs of a condition that cannot be read are blocked instead, so that they stand in
+    /// nobody's way.
+    async fn hand_out(
+        &mut self,
+        turn: &Turn,
+        ready: Vec<Ready>,
+        worker: WorkerId,
+        device: &str,
+        claimed: &mut Claimed,
+    ) -> Result<()> {
+        let now = self.clock.now();
+        let before = claimed.jobs.len();
+        for job in ready {
+            let (id, condition) = (JobId(job.id), ConditionId(job.condition_id));
+            if !claimed.conditions.iter().any(|(known, _)| *known == condition) {
+                match self.spec(condition).await? {
+                    Some(spec) => claimed.conditions.push((condition, spec)),
+                    None => {
+                        self.open_breaker(condition).await?;
+                        continue;
+                    }
+                }
+            }
+            // A claim asks nothing of the losses' limit.
+            let from = Job {
+                state: State::Ready,
+                fence: Fence(job.fence),
+                attempts: job.attempts,
+                max_attempts: job.max_attempts,
+                losses: job.losses,
+                max_losses: u32::MAX,
+            };
+            let step =
+                apply(from, Event::Claim).map_err(|_| corrupt(format!("job {id}"), "it is not ready to be claimed"))?;
+            self.write(id, &from, &step, Some(worker)).await?;
+            let fence = step.job.fence;
+            sqlx::query(
+                "INSERT INTO attempt (job_id, fence, worker_id, device, started_at, expected_s, outcome)
+                 VALUES (?, ?, ?, ?, ?, ?, 'running')",
+            )
+            .bind(id.0)
+            .bind(fence.0)
+            .bind(worker.0)
+            .bind(device)
+            .bind(now)
+            .bind(turn.cost_s)
+            .execute(&mut self.connection)
+            .await?;
+            claimed.jobs.push(ClaimedJob {
+                job: id,
+                fence,
+                // Every claim is one attempt and one step of the fence.
+                attempt: u32::try_from(fence.0).unwrap_or(u32::MAX),
+                condition,
+                seed: Seed(job.seed.cast_unsigned()),
+            });
+        }
+        let jobs = claimed.jobs.len() - before;
+        sqlx::query("UPDATE worker SET heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
+            .bind(now)
+            .bind(worker.0)
+            .execute(&mut self.connection)
+            .await?;
+        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 WHERE id = ?1")
+            .bind(turn.id)
+            .bind(turn.cost_s * jobs as f64 / turn.share)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// A condition's spec; `None` if it is not one of this version's.
+    async fn spec(&mut self, id: ConditionId) -> Result<Option<Condition>> {
+        let spec: String = sqlx::query_scalar("SELECT spec FROM condition WHERE id = ?")
             .bind(id.0)
             .fetch_one(&mut self.connection)
             .await?;
-        Ok(ClaimedJob {
-            job: id,
-            fence,
-            // Every claim is one attempt and one step of the fence.
-            attempt: u32::try_from(fence.0).unwrap_or(u32::MAX),
-            condition: ConditionId(row.try_get("condition_id")?),
-            seed: Seed(row.try_get::<i64, _>("seed")?.cast_unsigned()),
-        })
+        let told =
+            |error| tracing::error!(condition = %id, %error, "a condition's spec cannot be read; its jobs are blocked");
+        Ok(serde_json::from_str(&spec).map_err(told).ok())
     }
 
     async fn next_backoff_end(&mut self) -> Result<Option<Millis>> {
         let next = sqlx::query_scalar(
-            "SELECT min(not_before) FROM job WHERE state = 'ready' AND not_before > 0 AND not_before > ?",
+            "SELECT min((SELECT min(not_before) FROM job INDEXED BY job_ready
+                         WHERE experiment_id = experiment.id AND state = 'ready' AND not_before > ?))
+             FROM experiment WHERE paused = 0",
         )
         .bind(self.clock.now())
         .fetch_one(&mut self.connection)
@@ -171,7 +344,7 @@ impl Store {
             Activity::Gone => "gone",
         };
         let now = self.clock.now();
-        sqlx::query("UPDATE worker SET activity = ?, heartbeat_at = ? WHERE id = ?")
+        sqlx::query("UPDATE worker SET activity = ?, heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
             .bind(activity)
             .bind(now)
             .bind(beat.worker.0)
@@ -180,12 +353,13 @@ impl Store {
         let mut reply = HeartbeatReply::default();
         for held in &beat.held {
             let renewed = sqlx::query(
-                "UPDATE job SET lease_until = ?, step = ?, steps = ?
+                "UPDATE job SET lease_until = ?, step = ?, steps = ?, computing_ms = ?
                  WHERE id = ? AND fence = ? AND worker_id = ? AND state = 'running'",
             )
             .bind(now + self.lease)
             .bind(held.progress.step)
             .bind(held.progress.steps)
+            .bind(held.computing_ms.cast_signed().max(0))
             .bind(held.job.0)
             .bind(held.fence.0)
             .bind(beat.worker.0)
@@ -246,9 +420,8 @@ impl Store {
             let from = self.job(job).await?;
             let event = Event::Fail { fence, class: FailureClass::Lost, repeated: false, jitter: 0.0 };
             let Ok(step) = apply(from, event) else { continue };
+            self.close_attempt(job, fence, Ending::Lost { message }, step.counts()).await?;
             self.write(job, &from, &step, None).await?;
-            let ending = Ending::Failed { class: FailureClass::Lost, message };
-            self.close_attempt(job, fence, ending, step.counts(), &PhaseSeconds::default()).await?;
             lost.push(job);
         }
         Ok(lost)

@@ -1,16 +1,19 @@
 //! Every write to the job table, on one connection. A state changes only by [`apply`](crate::queue::state::apply), or, many
 //! jobs at once, from the [`sources`](crate::queue::state::sources) that the table of transitions has for the event.
 //!
-//! [`submit`] adds jobs, [`lease`] hands them out and keeps them, [`close`] ends attempts, [`operate`] does what people ask.
+//! [`submit`] adds jobs, [`need`] says which wait for others, [`lease`] hands them out and keeps them, [`close`] ends attempts,
+//! [`operate`] does what people ask.
 
 mod close;
 mod lease;
+mod need;
 mod operate;
 mod submit;
 
 use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::QueueError;
 use crate::queue::state::{Job, State, Step};
+use crate::queue::{pace, share};
 use protocol::ids::{Fence, JobId, WorkerId};
 use protocol::outcome::{FailureClass, PhaseSeconds};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -32,22 +35,37 @@ pub(super) struct Store {
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
 enum Ending<'a> {
-    Done,
-    Failed { class: FailureClass, message: &'a str },
+    Done {
+        seconds: &'a PhaseSeconds,
+    },
+    Failed {
+        class: FailureClass,
+        message: &'a str,
+        seconds: &'a PhaseSeconds,
+    },
+    /// Its worker did not say how; it took what the last heartbeat told.
+    Lost {
+        message: &'a str,
+    },
 }
 
 impl Store {
     async fn job(&mut self, id: JobId) -> Result<Job> {
-        let row = sqlx::query("SELECT state, fence, attempts, max_attempts FROM job WHERE id = ?")
-            .bind(id.0)
-            .fetch_optional(&mut self.connection)
-            .await?
-            .ok_or(QueueError::NoSuchJob(id))?;
+        let row = sqlx::query(
+            "SELECT job.state, job.fence, job.attempts, job.max_attempts, job.losses, experiment.max_losses
+             FROM job JOIN experiment ON experiment.id = job.experiment_id WHERE job.id = ?",
+        )
+        .bind(id.0)
+        .fetch_optional(&mut self.connection)
+        .await?
+        .ok_or(QueueError::NoSuchJob(id))?;
         Ok(Job {
             state: parse_state(id, &row)?,
             fence: Fence(row.try_get("fence")?),
             attempts: row.try_get("attempts")?,
             max_attempts: row.try_get("max_attempts")?,
+            losses: row.try_get("losses")?,
+            max_losses: row.try_get("max_losses")?,
         })
     }
 
@@ -65,7 +83,7 @@ impl Store {
         let now = self.clock.now();
         let changed = sqlx::query(
             "UPDATE job SET state = ?1, fence = ?2, attempts = ?3, max_attempts = ?4, not_before = ?5, worker_id = ?6,
-                    lease_until = ?7, step = 0, steps = 0, updated_at = ?8
+                    lease_until = ?7, step = 0, steps = 0, computing_ms = 0, updated_at = ?8, losses = ?12
              WHERE id = ?9 AND state = ?10 AND fence = ?11",
         )
         .bind(step.job.state.as_str())
@@ -79,6 +97,7 @@ impl Store {
         .bind(id.0)
         .bind(from.state.as_str())
         .bind(from.fence.0)
+        .bind(step.job.losses)
         .execute(&mut self.connection)
         .await?
         .rows_affected();
@@ -90,22 +109,26 @@ impl Store {
         }
     }
 
-    async fn close_attempt(
-        &mut self,
-        job: JobId,
-        fence: Fence,
-        ending: Ending<'_>,
-        counted: bool,
-        seconds: &PhaseSeconds,
-    ) -> Result<()> {
-        let (outcome, class, message) = match ending {
-            Ending::Done => ("done", None, None),
-            Ending::Failed { class, message } => ("failed", Some(class.as_str()), Some(message)),
+    /// Ends a running attempt and puts right what its experiment was charged for it. Its job must still be running: the last
+    /// heartbeat stands there.
+    async fn close_attempt(&mut self, job: JobId, fence: Fence, ending: Ending<'_>, counted: bool) -> Result<()> {
+        let nothing = PhaseSeconds::default();
+        let (outcome, class, message, seconds) = match ending {
+            Ending::Done { seconds } => ("done", None, None, seconds),
+            Ending::Failed { class, message, seconds } => ("failed", Some(class.as_str()), Some(message), seconds),
+            Ending::Lost { message } => ("failed", Some(FailureClass::Lost.as_str()), Some(message), &nothing),
+        };
+        let computing = match ending {
+            Ending::Lost { .. } => None,
+            _ => Some(seconds.computing()),
         };
         let closed = sqlx::query(
             "UPDATE attempt SET ended_at = max(started_at, ?1), outcome = ?2, class = ?3, message = ?4, counted = ?5,
-                    loading_s = ?6, sampling_s = ?7, scoring_s = ?8, uploading_s = ?9
-             WHERE job_id = ?10 AND fence = ?11 AND outcome = 'running'",
+                    loading_s = ?6, sampling_s = ?7, scoring_s = ?8, uploading_s = ?9, waiting_s = ?10,
+                    device_s = max(coalesce(?11, (SELECT computing_ms / 1000.0 FROM job WHERE id = job_id)), 0)
+                               / (SELECT slots FROM worker WHERE id = worker_id)
+             WHERE job_id = ?12 AND fence = ?13 AND outcome = 'running'
+             RETURNING device_s, expected_s, (ended_at - started_at) / 1000.0 AS wall_s",
         )
         .bind(self.clock.now())
         .bind(outcome)
@@ -116,12 +139,44 @@ impl Store {
         .bind(seconds.sampling)
         .bind(seconds.scoring)
         .bind(seconds.uploading)
+        .bind(seconds.waiting)
+        .bind(computing)
         .bind(job.0)
         .bind(fence.0)
-        .execute(&mut self.connection)
+        .fetch_optional(&mut self.connection)
         .await?
-        .rows_affected();
-        if closed == 1 { Ok(()) } else { Err(corrupt(format!("job {job}"), "its running attempt is not there")) }
+        .ok_or_else(|| corrupt(format!("job {job}"), "its running attempt is not there"))?;
+        let (device_s, wall_s): (f64, f64) = (closed.try_get("device_s")?, closed.try_get("wall_s")?);
+        let surprise = device_s - closed.try_get::<f64, _>("expected_s")?;
+        let (experiment, cost_s, device_name, batch): (i64, f64, String, u32) = sqlx::query_as(
+            "SELECT experiment.id, experiment.cost_s, worker.device_name, worker.batch
+             FROM job JOIN experiment ON experiment.id = job.experiment_id JOIN worker ON worker.id = job.worker_id
+             WHERE job.id = ?",
+        )
+        .bind(job.0)
+        .fetch_one(&mut self.connection)
+        .await?;
+        let done = matches!(ending, Ending::Done { .. });
+        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1")
+            .bind(experiment)
+            .bind(surprise)
+            .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
+            .execute(&mut self.connection)
+            .await?;
+        if done {
+            // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
+            let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
+            sqlx::query(
+                "INSERT INTO pace (experiment_id, device_name, bucket, attempts) VALUES (?, ?, ?, 1)
+                 ON CONFLICT (experiment_id, device_name, bucket) DO UPDATE SET attempts = attempts + 1",
+            )
+            .bind(experiment)
+            .bind(device_name)
+            .bind(pace::bucket(took))
+            .execute(&mut self.connection)
+            .await?;
+        }
+        Ok(())
     }
 
     /// Rows that this connection has changed since it was opened.

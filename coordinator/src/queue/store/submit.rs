@@ -1,5 +1,6 @@
 //! Plans become rows, idempotently.
 
+use super::need::met;
 use super::{Result, Store, corrupt, json_list};
 use crate::plan::{Plan, PlannedCondition};
 use crate::queue::request::{Preview, Submitted};
@@ -7,25 +8,25 @@ use protocol::ids::{ConditionId, ExperimentId};
 use sqlx::Row;
 
 impl Store {
-    /// Adds what is new in `plan`. Jobs that are there keep their state; their priority follows the plan.
+    /// Adds what is new in `plan`. Jobs that are there keep their state; priority and share follow the plan.
     pub async fn submit(&mut self, plan: &Plan) -> Result<Submitted> {
         let existed = self.experiment_id(&plan.experiment.name).await?;
+        let mut needs = Vec::new();
+        for name in &plan.experiment.needs {
+            needs.push((name.clone(), self.require_experiment(name).await?));
+        }
         let experiment = self.upsert_experiment(plan).await?;
+        self.wake(experiment).await?;
         let seeds = seeds(plan)?;
         let (mut new_conditions, mut new_jobs) = (0, 0);
         for planned in &plan.conditions {
             let (condition, new) = self.upsert_condition(experiment, planned).await?;
+            if new {
+                self.tie(condition, &needs).await?;
+            }
             new_conditions += u64::from(new);
-            new_jobs += self.insert_jobs(condition, plan, &seeds).await?;
+            new_jobs += self.insert_jobs(experiment, condition, plan, &seeds).await?;
         }
-        sqlx::query(
-            "UPDATE job SET priority = ?1 WHERE state IN ('ready', 'blocked') AND priority <> ?1
-             AND condition_id IN (SELECT id FROM condition WHERE experiment_id = ?2)",
-        )
-        .bind(plan.experiment.priority)
-        .bind(experiment.0)
-        .execute(&mut self.connection)
-        .await?;
         self.readied = true;
         Ok(Submitted {
             experiment,
@@ -84,11 +85,11 @@ impl Store {
         let experiment = &plan.experiment;
         let id = sqlx::query_scalar(
             "INSERT INTO experiment (name, description, kind, priority, max_attempts, budget_gpu_seconds, yaml,
-                                     created_at, submitted_at)
-             VALUES (?1, ?2, 'sample', ?3, ?4, ?5, ?6, ?7, ?7)
+                                     created_at, submitted_at, share, max_losses)
+             VALUES (?1, ?2, ?8, ?3, ?4, ?5, ?6, ?7, ?7, ?9, ?10)
              ON CONFLICT (name) DO UPDATE SET
                  description = excluded.description, priority = excluded.priority, max_attempts = excluded.max_attempts,
-                 budget_gpu_seconds = excluded.budget_gpu_seconds, yaml = excluded.yaml, submitted_at = excluded.submitted_at
+                 share = excluded.share, max_losses = excluded.max_losses, budget_gpu_seconds = excluded.budget_gpu_seconds, yaml = excluded.yaml, submitted_at = excluded.submitted_at
              RETURNING id",
         )
         .bind(&experiment.name)
@@ -98,6 +99,9 @@ impl Store {
         .bind(experiment.budget_gpu_hours.map(|hours| hours * 3600.0))
         .bind(&experiment.yaml)
         .bind(self.clock.now())
+        .bind(experiment.kind.as_str())
+        .bind(experiment.share)
+        .bind(experiment.max_losses)
         .fetch_one(&mut self.connection)
         .await?;
         Ok(ExperimentId(id))
@@ -143,14 +147,24 @@ impl Store {
         Ok((ConditionId(id), true))
     }
 
-    async fn insert_jobs(&mut self, condition: ConditionId, plan: &Plan, seeds: &str) -> Result<u64> {
-        let inserted = sqlx::query(
-            "INSERT INTO job (condition_id, seed, state, priority, max_attempts, updated_at)
-             SELECT ?1, value, 'ready', ?2, ?3, ?4 FROM json_each(?5) WHERE true
-             ON CONFLICT (condition_id, seed) DO NOTHING",
-        )
+    /// New jobs wait for what their condition needs, and for its bad input to be mended.
+    async fn insert_jobs(
+        &mut self,
+        experiment: ExperimentId,
+        condition: ConditionId,
+        plan: &Plan,
+        seeds: &str,
+    ) -> Result<u64> {
+        let inserted = sqlx::query(concat!(
+            "INSERT INTO job (experiment_id, condition_id, seed, state, max_attempts, updated_at)
+             SELECT ?2, ?1, seed.value, start.state, ?3, ?4
+             FROM (SELECT iif(breaker = 'closed' AND ",
+            met!("?1"),
+            ", 'ready', 'blocked') AS state FROM condition WHERE id = ?1) AS start, json_each(?5) AS seed
+             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.condition_id = ?1 AND job.seed = seed.value)"
+        ))
         .bind(condition.0)
-        .bind(plan.experiment.priority)
+        .bind(experiment.0)
         .bind(plan.experiment.max_attempts)
         .bind(self.clock.now())
         .bind(seeds)

@@ -252,13 +252,10 @@ impl Snapshot {
              FROM spent JOIN condition ON condition.id = spent.condition_id GROUP BY 1, 2
              UNION ALL
              SELECT condition.experiment_id, 'running',
-                    sum(max(?1 - attempt.started_at, 0) / 1000.0 / worker.slots)
-             FROM job JOIN worker ON worker.id = job.worker_id
-                      JOIN attempt ON attempt.job_id = job.id AND attempt.fence = job.fence
-                      JOIN condition ON condition.id = job.condition_id
+                    sum(job.computing_ms / 1000.0 / worker.slots)
+             FROM job JOIN worker ON worker.id = job.worker_id JOIN condition ON condition.id = job.condition_id
              WHERE job.state = 'running' GROUP BY 1",
         )
-        .bind(self.now)
         .fetch_all(&mut *self.tx)
         .await
         .map_err(reading("the GPU time"))?;
@@ -327,7 +324,8 @@ impl Snapshot {
         sqlx::query_as(
             "SELECT id, json_extract(spec, '$.prefers') AS prefers,
                     CAST(json_extract(spec, '$.sampling.gamma') AS REAL) AS gamma, json_extract(spec, '$.probes') AS probes
-             FROM condition INDEXED BY condition_science WHERE experiment_id = ?1 ORDER BY id",
+             FROM condition INDEXED BY condition_science
+             WHERE experiment_id = ?1 AND json_extract(spec, '$.probes') IS NOT NULL ORDER BY id",
         )
         .bind(experiment.0)
         .fetch_all(&mut *self.tx)

@@ -8,7 +8,7 @@ use super::{Attempt, JobDetail, Snapshot, State, ViewError, reading};
 pub struct Surroundings {
     /// Workers that claim jobs.
     pub working: u64,
-    /// Ready jobs that are claimed before this one, counted up to [`Surroundings::MOST`].
+    /// Ready jobs of its experiment that are claimed before this one, counted up to [`Surroundings::MOST`].
     pub ahead: u64,
 }
 
@@ -23,10 +23,10 @@ impl Snapshot {
         let (working, ahead) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM worker WHERE activity = 'working'),
                     (SELECT count(*) FROM (
-                        SELECT 1 FROM job WHERE state = 'ready' AND not_before <= ?4
-                            AND (priority > ?1 OR (priority = ?1 AND id < ?2)) LIMIT ?3))",
+                        SELECT 1 FROM job INDEXED BY job_ready
+                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before <= ?4 AND id < ?2 LIMIT ?3))",
         )
-        .bind(detail.job.priority)
+        .bind(detail.job.experiment_id.0)
         .bind(detail.job.id.0)
         .bind(Surroundings::MOST as i64)
         .bind(self.now)

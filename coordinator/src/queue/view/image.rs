@@ -15,9 +15,10 @@ pub struct Image {
     pub region: String,
     pub axes: Axes,
     pub seed: Seed,
-    /// Predicted activation, z-scored beta units.
-    pub activation: f64,
-    pub probe_class: String,
+    /// Predicted activation, z-scored beta units; `None` for a simulated job.
+    pub activation: Option<f64>,
+    /// `None` for a simulated job.
+    pub probe_class: Option<String>,
     pub sha256: Digest,
     pub created_at: i64,
 }

@@ -1,8 +1,8 @@
 //! Jobs: a filtered list, and one job with its attempts and its result.
 
 use super::{Axes, Snapshot, State, ViewError, parse, reading, undecodable};
-use protocol::ids::{AttemptId, ConditionId, Fence, JobId, Seed};
-use protocol::outcome::{FailureClass, PhaseSeconds, SampleResult};
+use protocol::ids::{AttemptId, ConditionId, ExperimentId, Fence, JobId, Seed};
+use protocol::outcome::{FailureClass, JobResult, PhaseSeconds};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};
@@ -12,6 +12,8 @@ use sqlx::{FromRow, Row};
 pub struct Job {
     pub id: JobId,
     pub experiment: String,
+    #[serde(skip)]
+    pub experiment_id: ExperimentId,
     pub condition: ConditionId,
     pub subject: String,
     pub region: String,
@@ -37,6 +39,7 @@ impl FromRow<'_, SqliteRow> for Job {
         Ok(Self {
             id: JobId(row.try_get("id")?),
             experiment: row.try_get("experiment")?,
+            experiment_id: ExperimentId(row.try_get("experiment_id")?),
             condition: ConditionId(row.try_get("condition_id")?),
             subject: row.try_get("subject")?,
             region: row.try_get("region")?,
@@ -91,6 +94,7 @@ impl FromRow<'_, SqliteRow> for Attempt {
             message: row.try_get("message")?,
             counted: row.try_get("counted")?,
             seconds: PhaseSeconds {
+                waiting: row.try_get("waiting_s")?,
                 loading: row.try_get("loading_s")?,
                 sampling: row.try_get("sampling_s")?,
                 scoring: row.try_get("scoring_s")?,
@@ -107,7 +111,7 @@ pub struct JobDetail {
     /// Oldest first.
     pub attempts: Vec<Attempt>,
     /// The result that counts.
-    pub result: Option<SampleResult>,
+    pub result: Option<JobResult>,
     /// Results that came with an old fence and never count.
     pub superseded: u64,
     /// The condition's spec, [`protocol::job::Condition`], as JSON.
@@ -129,7 +133,7 @@ macro_rules! jobs {
     ($from:literal) => {
         concat!(
             "SELECT job.id, experiment.name AS experiment, job.condition_id, condition.subject, condition.region,
-                    condition.axes, job.seed, job.state, job.priority, job.attempts, job.max_attempts, job.not_before,
+                    condition.axes, job.seed, job.state, job.experiment_id, experiment.priority, job.attempts, job.max_attempts, job.not_before,
                     worker.name AS worker, job.lease_until, job.step, job.steps, job.updated_at ",
             $from
         )
@@ -193,7 +197,7 @@ impl Snapshot {
         let attempts = sqlx::query_as(
             "SELECT attempt.id, attempt.fence, worker.name AS worker, attempt.device, attempt.started_at, attempt.ended_at,
                     attempt.outcome, attempt.class, attempt.message, attempt.counted,
-                    attempt.loading_s, attempt.sampling_s, attempt.scoring_s, attempt.uploading_s
+                    attempt.waiting_s, attempt.loading_s, attempt.sampling_s, attempt.scoring_s, attempt.uploading_s
              FROM attempt JOIN worker ON worker.id = attempt.worker_id WHERE attempt.job_id = ?1 ORDER BY attempt.fence",
         )
         .bind(id.0)
