@@ -141,6 +141,11 @@ impl Campaign {
         self.path("endpoint.json")
     }
 
+    /// Where the workers keep what is not delivered.
+    pub fn spool(&self) -> PathBuf {
+        self.path("spool")
+    }
+
     /// Writes a file into the folder.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
@@ -183,7 +188,8 @@ impl Campaign {
         let number = self.workers.get();
         self.workers.set(number + 1);
         let mut command = Command::new(binary("worker"));
-        command.arg("--endpoint").arg(self.endpoint()).args(["--device", "cpu", "--name", name]).args(flags);
+        command.arg("--endpoint").arg(self.endpoint()).arg("--spool").arg(self.spool());
+        command.args(["--device", "cpu", "--name", name]).args(flags);
         Process::start(&mut command, self.path(&format!("worker-{number}.log")))
     }
 
