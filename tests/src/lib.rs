@@ -38,6 +38,14 @@ pub fn experiment(name: &str, bundle: &Path, sections: &str) -> String {
     )
 }
 
+/// An experiment file of simulated jobs of one condition, each `seconds` long: then `sections`, for example `retries: 5`.
+pub fn simulation(name: &str, seconds: f64, jobs: i64, sections: &str) -> String {
+    format!(
+        "name: {name}\ndescription: jobs that take time\nkind: simulate\nsimulate: {{ seconds: {seconds} }}\n\
+         grid:\n  subject: sim01\n  region: A\n  seed: {{ start: 0, count: {jobs} }}\n{sections}"
+    )
+}
+
 /// The folder of the miniature's models.
 pub fn miniature() -> PathBuf {
     repository().join("miniature/bundle")
@@ -144,6 +152,16 @@ impl Campaign {
     /// Where the workers keep what is not delivered.
     pub fn spool(&self) -> PathBuf {
         self.path("spool")
+    }
+
+    /// How many results and failures lie there, those that were refused left out.
+    pub fn spooled(&self) -> usize {
+        let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folders = list(&self.spool()).filter(|folder| !folder.ends_with("rejected"));
+        folders
+            .flat_map(|folder| list(&folder).collect::<Vec<_>>())
+            .filter(|path| path.extension() == Some("json".as_ref()))
+            .count()
     }
 
     /// Writes a file into the folder.

@@ -9,9 +9,9 @@ use protocol::ids::{Digest, Fence, JobId, WorkerId};
 use protocol::outcome::{Completed, Failed};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,8 +102,10 @@ impl Spool {
                 tracing::warn!("{}; what lies there stays", crate::chain::chain(&error));
             }
         }
+        let prefix = format!("{OWN}{name}-");
         loop {
-            let made = tempfile::Builder::new().prefix(&format!("{OWN}{name}-")).tempdir_in(&root);
+            let mut folder = tempfile::Builder::new();
+            let made = folder.prefix(&prefix).permissions(Permissions::from_mode(0o700)).tempdir_in(&root);
             let path = made.map_err(failed("making a folder in", &root))?.keep();
             // A worker that starts at this moment may have taken it for a dead one's.
             if let Some(folder) = Folder::lock(path)? {

@@ -2,7 +2,6 @@
 
 use super::*;
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds, SimulateResult};
-use std::os::unix::fs::PermissionsExt;
 
 const PNG: &[u8] = b"an image";
 
