@@ -1,10 +1,14 @@
 //! What an experiment file asks for, resolved: conditions, seeds, and the keys that make submitting idempotent.
 
-use crate::spec::draft::Draft;
 use crate::spec::resolve::Cell;
+use crate::spec::sample::SampleDraft;
 use crate::spec::sampling;
+use crate::spec::simulate::SimulateDraft;
 use protocol::ids::{Digest, Seed};
-use protocol::job::{Condition, Kind, Models, Objective, SampleCondition, Sampling, Start, VoxelSet};
+use protocol::job::{
+    Condition, Kind, Models, Objective, SampleCondition, Sampling, SimulateCondition, Start, VoxelSet,
+};
+use protocol::outcome::FailureClass;
 use protocol::probe::ProbeClass;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -61,7 +65,7 @@ pub struct PlannedCondition {
 }
 
 /// Every cell × every combination of the swept parameters, the last axis running fastest.
-pub fn expand(draft: &Draft, cells: &[Cell]) -> Vec<PlannedCondition> {
+pub fn samples(draft: &SampleDraft, cells: &[Cell]) -> Vec<PlannedCondition> {
     let points = draft.grid.cells();
     let mut conditions = Vec::with_capacity(cells.len() * points.len());
     for cell in cells {
@@ -93,6 +97,40 @@ pub fn expand(draft: &Draft, cells: &[Cell]) -> Vec<PlannedCondition> {
         }
     }
     conditions
+}
+
+/// Every condition of simulated jobs.
+pub fn simulated(draft: &SimulateDraft) -> Vec<PlannedCondition> {
+    let planned = |condition: SimulateCondition| PlannedCondition {
+        key: simulated_key(&condition),
+        subject: condition.subject.clone(),
+        region: condition.region.clone(),
+        axes: BTreeMap::new(),
+        spec: Condition::Simulate(condition),
+    };
+    draft.conditions().map(planned).collect()
+}
+
+/// sha256 of the canonical JSON of everything about a condition of simulated jobs.
+fn simulated_key(condition: &SimulateCondition) -> Digest {
+    /// Serialised in this order; a change of it would make every condition new.
+    #[derive(Serialize)]
+    struct Decides<'a> {
+        kind: &'static str,
+        subject: &'a str,
+        region: &'a str,
+        seconds: f64,
+        spread: f64,
+        fail: &'a BTreeMap<FailureClass, f64>,
+        bytes: u32,
+    }
+    let &SimulateCondition { ref subject, ref region, seconds, spread, ref fail, bytes } = condition;
+    sha256(&Decides { kind: "simulate", subject, region, seconds, spread, fail, bytes })
+}
+
+fn sha256(decides: &impl Serialize) -> Digest {
+    let canonical = serde_json::to_vec(decides).expect("texts and numbers have a JSON form");
+    Digest::from_bytes(&Sha256::digest(canonical).into())
 }
 
 /// sha256 of the canonical JSON of everything that decides a condition's results: names, parameters, prompts of the probe,
@@ -146,7 +184,7 @@ pub fn key(condition: &SampleCondition) -> Digest {
         objective.terms.iter().map(|term| DecidesTerm { weight: term.weight, voxels: voxels(&term.voxels) }).collect()
     }
     let SampleCondition { subject, region, models, objective, sampling, probes, prefers: _, init_image: _ } = condition;
-    let decides = Decides {
+    sha256(&Decides {
         kind: "sample",
         subject,
         region,
@@ -157,7 +195,5 @@ pub fn key(condition: &SampleCondition) -> Digest {
         objective: terms(objective),
         sampling,
         probes,
-    };
-    let canonical = serde_json::to_vec(&decides).expect("texts and numbers have a JSON form");
-    Digest::from_bytes(&Sha256::digest(canonical).into())
+    })
 }

@@ -1,14 +1,14 @@
 //! Sampling parameters that make no sense together, in any cell of the grid; each conflict is told once.
 
 use super::diagnose::{Diagnostics, Place};
-use super::draft::Draft;
 use super::fields::Located;
 use super::grid::MOST_JOBS;
+use super::sample::SampleDraft;
 use super::sampling::{self, Setting};
 use std::collections::HashSet;
 
 /// Looks at every cell of the grid, unless there are more than any experiment may have, which has been told.
-pub fn check(draft: &Draft, diagnostics: &mut Diagnostics) {
+pub fn check(draft: &SampleDraft, diagnostics: &mut Diagnostics) {
     if lacks_its_half(draft, diagnostics) || u128::from(draft.grid.points()) > MOST_JOBS {
         return;
     }
@@ -50,7 +50,7 @@ pub fn check(draft: &Draft, diagnostics: &mut Diagnostics) {
 }
 
 /// An image and its strength come together.
-fn lacks_its_half(draft: &Draft, diagnostics: &mut Diagnostics) -> bool {
+fn lacks_its_half(draft: &SampleDraft, diagnostics: &mut Diagnostics) -> bool {
     let place = |name| draft.all_settings().find(|setting| setting.value.name() == name).map(|setting| setting.place);
     let (place, given, lacking) = match (place("init_image"), place("strength")) {
         (Some(image), None) => (image, "init_image", "strength"),

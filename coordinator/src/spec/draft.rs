@@ -2,13 +2,11 @@
 
 use super::diagnose::{Diagnostics, Place};
 use super::fields::{Fields, Located};
-use super::grid::{self, Grid};
-use super::model::{self, ModelNames};
+use super::grid::Grid;
 use super::node::Node;
-use super::probes;
-use super::region::{self, Region};
-use super::sampling::{self, Setting};
-use protocol::probe::ProbeClass;
+use super::sample::SampleDraft;
+use super::simulate::SimulateDraft;
+use protocol::job::Kind;
 
 /// What an experiment file asks for. Where the file has mistakes, which have been told, parts are missing.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,64 +14,75 @@ pub struct Draft {
     pub name: String,
     pub name_place: Place,
     pub description: String,
-    pub models: ModelNames,
-    pub grid: Grid,
-    /// In the file's order; `None` for a region with a mistake.
-    pub regions: Vec<(String, Option<Region>)>,
-    /// The `sampling` section, in the file's order.
-    pub settings: Vec<Located<Setting>>,
-    pub probes: Vec<ProbeClass>,
     pub priority: i32,
+    /// Weight among experiments of the same priority.
+    pub share: f64,
     pub retries: u32,
+    /// Losses of a job that make it the suspect.
+    pub losses: u32,
+    /// Names of experiments that come first.
+    pub needs: Vec<Located<String>>,
     pub budget_gpu_hours: Option<f64>,
-    /// Where the experiment begins, for what no single line asks for.
-    pub place: Place,
+    pub work: Work,
+}
+
+/// What the jobs do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    Sample(SampleDraft),
+    Simulate(SimulateDraft),
 }
 
 impl Draft {
-    /// What the file sets in a cell of the grid's axes (see [`Grid::cells`]); the later of two counts.
-    pub fn settings_at<'a>(&'a self, point: &'a [&'a Located<Setting>]) -> impl Iterator<Item = &'a Setting> + Clone {
-        self.settings.iter().chain(point.iter().copied()).map(|setting| &setting.value)
+    pub fn kind(&self) -> Kind {
+        match self.work {
+            Work::Sample(_) => Kind::Sample,
+            Work::Simulate(_) => Kind::Simulate,
+        }
     }
 
-    /// Every setting of the file, under `sampling` and under `grid`.
-    pub fn all_settings(&self) -> impl Iterator<Item = &Located<Setting>> {
-        self.settings.iter().chain(self.grid.axes.iter().flat_map(|axis| &axis.values))
+    pub fn grid(&self) -> &Grid {
+        match &self.work {
+            Work::Sample(sample) => &sample.grid,
+            Work::Simulate(simulate) => &simulate.grid,
+        }
     }
 }
 
-const KEYS: [&str; 11] =
-    ["name", "description", "kind", "models", "grid", "regions", "sampling", "probes", "priority", "retries", "budget"];
+/// Sections of every experiment.
+const KEYS: [&str; 10] =
+    ["name", "description", "kind", "needs", "grid", "priority", "share", "retries", "losses", "budget"];
+/// Sections of one kind's experiments only.
+const OWN_KEYS: [(Kind, &str); 5] = [
+    (Kind::Sample, "models"),
+    (Kind::Sample, "regions"),
+    (Kind::Sample, "sampling"),
+    (Kind::Sample, "probes"),
+    (Kind::Simulate, "simulate"),
+];
+
+/// Losses after which a job is taken for the culprit, unless the file says otherwise; HyperQueue's crash limit.
+const LOSSES: u32 = 5;
 
 /// Reads the sections of the file's root.
 pub fn read(root: &Node, diagnostics: &mut Diagnostics) -> Option<Draft> {
-    let fields = Fields::of(root, "an experiment", &KEYS, diagnostics)?;
+    let keys: Vec<&str> = KEYS.into_iter().chain(OWN_KEYS.map(|(_, key)| key)).collect();
+    let fields = Fields::of(root, "an experiment", &keys, diagnostics)?;
     let name = fields.required("name", diagnostics).and_then(|node| node.name("the experiment's name", diagnostics));
     let description = fields.get("description").and_then(|node| node.text("`description`", diagnostics));
-    if let Some(node) = fields.required("kind", diagnostics) {
-        let _: Option<()> = node.choice("`kind`", &[("sample", ())], diagnostics);
-    }
-    let models = fields.required("models", diagnostics).map(|node| model::read(node, diagnostics));
-    let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, diagnostics)).unwrap_or_default();
-    let probes = match fields.get("probes") {
-        Some(node) => probes::read(node, diagnostics),
-        None => Some(protocol::probe::paper()),
+    let kind = kind(&fields, diagnostics);
+    let work = match kind {
+        Kind::Sample => Work::Sample(SampleDraft::read(&fields, root.place, diagnostics)),
+        Kind::Simulate => Work::Simulate(SimulateDraft::read(&fields, diagnostics)),
     };
-    let regions =
-        fields.get("regions").map(|node| region::read(node, probes.as_deref(), diagnostics)).unwrap_or_default();
-    let settings = fields.get("sampling").map(|node| sampling::read(node, diagnostics)).unwrap_or_default();
-    for setting in &settings {
-        let name = setting.value.name();
-        if grid.axes.iter().any(|axis| axis.name == name) {
-            diagnostics
-                .mistake(setting.place, format!("`{name}` stands both under `sampling` and under `grid`"))
-                .note("a swept parameter stands under `grid` only: leave it out here");
-        }
-    }
+    let needs = fields.get("needs").map(|node| needs(node, name.as_deref(), diagnostics)).unwrap_or_default();
     let priority = fields
         .get("priority")
         .and_then(|node| node.integer("`priority`", i32::MIN.into(), i32::MAX.into(), diagnostics));
+    let share =
+        fields.get("share").and_then(|node| node.number("`share`", "a number above 0", |s| s > 0.0, diagnostics));
     let retries = fields.get("retries").and_then(|node| node.integer("`retries`", 0, 100, diagnostics));
+    let losses = fields.get("losses").and_then(|node| node.integer("`losses`", 1, 1000, diagnostics));
     let budget_gpu_hours = fields.get("budget").and_then(|node| {
         let fields = Fields::of(node, "`budget`", &["gpu_hours"], diagnostics)?;
         let hours = fields.required("gpu_hours", diagnostics)?;
@@ -83,14 +92,39 @@ pub fn read(root: &Node, diagnostics: &mut Diagnostics) -> Option<Draft> {
         name: name.unwrap_or_default(),
         name_place: fields.get("name").map(|node| node.place).unwrap_or_default(),
         description: description.unwrap_or_default(),
-        models: models.unwrap_or_default(),
-        grid,
-        regions,
-        settings,
-        probes: probes.unwrap_or_default(),
         priority: priority.unwrap_or(0),
+        share: share.unwrap_or(1.0),
         retries: retries.unwrap_or(3),
+        losses: losses.unwrap_or(LOSSES),
+        needs,
         budget_gpu_hours,
-        place: root.place,
+        work,
     })
+}
+
+/// The kind of work; sections of another kind are mistakes. Where the kind itself is one, the rest is read as what it looks like.
+fn kind(fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Kind {
+    let valid = Kind::ALL.map(|kind| (kind.as_str(), kind));
+    let said = fields.required("kind", diagnostics).and_then(|node| node.choice("`kind`", &valid, diagnostics));
+    let Some(said) = said else {
+        return if fields.get("simulate").is_some() { Kind::Simulate } else { Kind::Sample };
+    };
+    for (kind, key) in OWN_KEYS {
+        if let (true, Some(place)) = (kind != said, fields.key(key)) {
+            let note = match said {
+                Kind::Sample => "it says what simulated jobs do: leave it out, or write `kind: simulate`",
+                Kind::Simulate => "simulated jobs only take time, they read no model and compute nothing: leave it out",
+            };
+            diagnostics.mistake(place, format!("`{key}` means nothing to jobs of kind {said}")).note(note);
+        }
+    }
+    said
+}
+
+fn needs(node: &Node, name: Option<&str>, diagnostics: &mut Diagnostics) -> Vec<Located<String>> {
+    let needs = node.distinct("`needs`", diagnostics, |item, d| item.name("the name of an experiment", d));
+    for need in needs.iter().filter(|need| name == Some(need.value.as_str())) {
+        diagnostics.mistake(need.place, "an experiment cannot need itself").note("name another experiment");
+    }
+    needs
 }

@@ -3,7 +3,7 @@
 use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located};
 use super::node::{Node, Value};
-use super::sampling::{PARAMETERS, Setting};
+use super::sampling::Setting;
 use protocol::ids::Seed;
 use std::collections::HashSet;
 
@@ -57,9 +57,9 @@ impl Grid {
     }
 }
 
-/// Reads the `grid` section.
-pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> Grid {
-    let keys: Vec<&str> = ["subject", "region", "seed"].into_iter().chain(PARAMETERS).collect();
+/// Reads the `grid` section of an experiment whose `parameters` can be swept.
+pub fn read(node: &Node, parameters: &[&str], diagnostics: &mut Diagnostics) -> Grid {
+    let keys: Vec<&str> = ["subject", "region", "seed"].into_iter().chain(parameters.iter().copied()).collect();
     let Some(fields) = Fields::of(node, "`grid`", &keys, diagnostics) else { return Grid::default() };
     let mut names = |key: &str, what: &str| match fields.required(key, diagnostics) {
         Some(node) => node.distinct(&format!("`{key}`"), diagnostics, |item, d| item.name(what, d)),
@@ -70,7 +70,7 @@ pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> Grid {
         regions: names("region", "the name of a region"),
         ..Grid::default()
     };
-    for (key, value) in fields.iter().filter(|(key, _)| PARAMETERS.contains(&key.name.as_str())) {
+    for (key, value) in fields.iter().filter(|(key, _)| parameters.contains(&key.name.as_str())) {
         let values =
             value.distinct(&format!("`{}`", key.name), diagnostics, |item, d| Setting::read(&key.name, item, d));
         grid.axes.push(Axis { name: key.name.clone(), values });

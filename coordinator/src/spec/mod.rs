@@ -1,7 +1,7 @@
 //! Experiment files: YAML text to a plan, with every mistake and every missing file named at once.
 //!
-//! A file's way through it: text → [`node`] (a tree with places) → [`draft`] (typed sections) → [`resolve`] (folders,
-//! heads, masks, objectives) → [`crate::plan`]. Every step tells what is wrong to the [`diagnose::Diagnostics`] and goes on.
+//! A file's way through it: text → [`node`] (a tree with places) → [`draft`] (typed sections, by kind of work [`sample`] or
+//! [`simulate`]) → [`resolve`] (folders, heads, masks, objectives of samples) → [`crate::plan`]. Every step tells what is wrong to the [`diagnose::Diagnostics`] and goes on.
 
 pub mod bundle;
 pub mod conflict;
@@ -16,22 +16,20 @@ pub mod objective;
 pub mod probes;
 pub mod region;
 pub mod resolve;
+pub mod sample;
 pub mod sampling;
+pub mod simulate;
 pub mod start;
 pub mod summary;
 pub mod volume;
 
-use crate::plan::{Experiment, Plan};
+use crate::plan::{self, Experiment, Plan};
 use diagnose::{Diagnostics, Place};
-use draft::Draft;
+use draft::{Draft, Work};
 use files::{Digests, Files};
 use model::{HubCache, Whereabouts};
-use protocol::job::Kind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
-
-/// Losses of a job that make it the suspect, unless the file says otherwise; HyperQueue's crash limit.
-const MAX_LOSSES: u32 = 5;
 
 /// What became of an experiment file.
 #[derive(Debug)]
@@ -87,27 +85,33 @@ pub fn read(path: &Path, text: &str, places: &Whereabouts, digests: &mut Digests
     let Some(draft) = node::parse(text, &mut diagnostics).and_then(|root| draft::read(&root, &mut diagnostics)) else {
         return loaded(diagnostics, None, None);
     };
-    conflict::check(&draft, &mut diagnostics);
-    let resolved = resolve::resolve(&draft, places, &mut Files::new(digests), &mut diagnostics);
+    let conditions = match &draft.work {
+        Work::Sample(sample) => {
+            conflict::check(sample, &mut diagnostics);
+            let cells = resolve::resolve(sample, places, &mut Files::new(digests), &mut diagnostics);
+            cells.filter(|_| diagnostics.is_empty()).map(|cells| plan::samples(sample, &cells))
+        }
+        Work::Simulate(simulate) => Some(plan::simulated(simulate)),
+    };
     if diagnostics.has_mistakes() {
         return loaded(diagnostics, None, None);
     }
     let experiment = Experiment {
         name: draft.name.clone(),
         description: draft.description.clone(),
-        kind: Kind::Sample,
+        kind: draft.kind(),
         priority: draft.priority,
-        share: 1.0,
+        share: draft.share,
         max_attempts: draft.retries + 1,
-        max_losses: MAX_LOSSES,
-        needs: Vec::new(),
+        max_losses: draft.losses,
+        needs: draft.needs.iter().map(|need| need.value.clone()).collect(),
         budget_gpu_hours: draft.budget_gpu_hours,
         yaml: text.to_owned(),
     };
-    let plan = resolved.filter(|_| diagnostics.is_empty()).map(|cells| Plan {
+    let plan = conditions.filter(|_| diagnostics.is_empty()).map(|conditions| Plan {
         experiment,
-        conditions: crate::plan::expand(&draft, &cells),
-        seeds: draft.grid.seeds.clone(),
+        conditions,
+        seeds: draft.grid().seeds.clone(),
     });
     loaded(diagnostics, Some(draft), plan)
 }

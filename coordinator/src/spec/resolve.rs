@@ -2,12 +2,12 @@
 
 use super::bundle::{self, Bundle, Clip, Diffusion, Head};
 use super::diagnose::{Diagnostics, Place};
-use super::draft::Draft;
 use super::fields::Located;
 use super::files::Files;
 use super::model::{SUBJECT, Whereabouts};
 use super::objective::{Resolved, Subject};
 use super::region::{Region, Term, Voxels};
+use super::sample::SampleDraft;
 use super::sampling::{self, Setting};
 use super::start::{self, Images};
 use protocol::job::{ModelFolder, Models};
@@ -30,7 +30,7 @@ pub struct Cell {
 /// Every subject × region of the grid, the region running faster; `None` if anything is wrong, missing or damaged, all of
 /// which is told.
 pub fn resolve(
-    draft: &Draft,
+    draft: &SampleDraft,
     places: &Whereabouts,
     files: &mut Files<'_>,
     diagnostics: &mut Diagnostics,
@@ -84,7 +84,7 @@ pub fn resolve(
 
 /// The region as the file defines it; one that it does not define is the ROI of that name.
 fn defined(
-    draft: &Draft,
+    draft: &SampleDraft,
     region: &Located<String>,
     subject: &Subject<'_>,
     diagnostics: &mut Diagnostics,
@@ -107,7 +107,11 @@ fn defined(
 }
 
 /// Image sizes must be whole numbers of latents.
-fn check_sizes<'a>(draft: &Draft, models: impl Iterator<Item = &'a Arc<Diffusion>>, diagnostics: &mut Diagnostics) {
+fn check_sizes<'a>(
+    draft: &SampleDraft,
+    models: impl Iterator<Item = &'a Arc<Diffusion>>,
+    diagnostics: &mut Diagnostics,
+) {
     let given = draft.all_settings().filter_map(|setting| match setting.value {
         Setting::Size(size) => Some((setting.place, size)),
         _ => None,
@@ -142,7 +146,7 @@ struct SubjectModels {
 }
 
 impl SubjectModels {
-    fn hash(&self, draft: &Draft, files: &mut Files<'_>, diagnostics: &mut Diagnostics) -> Option<Models> {
+    fn hash(&self, draft: &SampleDraft, files: &mut Files<'_>, diagnostics: &mut Diagnostics) -> Option<Models> {
         let mut folder = |bundle: &Bundle, name: &Option<Located<String>>| -> Option<ModelFolder> {
             let place = name.as_ref().map(|name| name.place).unwrap_or_default();
             let told = |error: io::Error| {
@@ -171,7 +175,7 @@ struct Folders<'p> {
 }
 
 impl Folders<'_> {
-    fn open(&mut self, draft: &Draft, subject: &str, diagnostics: &mut Diagnostics) -> SubjectModels {
+    fn open(&mut self, draft: &SampleDraft, subject: &str, diagnostics: &mut Diagnostics) -> SubjectModels {
         let names = &draft.models;
         let diffusion = look(
             &mut self.diffusion,

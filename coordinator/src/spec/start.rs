@@ -2,11 +2,11 @@
 
 use super::bundle::Diffusion;
 use super::diagnose::Diagnostics;
-use super::draft::Draft;
 use super::fields::Located;
 use super::files::{Files, Image};
 use super::grid::MOST_JOBS;
 use super::model::Whereabouts;
+use super::sample::SampleDraft;
 use super::sampling::{self, Setting};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub type Images = BTreeMap<String, Arc<Image>>;
 
 /// Opens every image that the file names, for one subject; what is missing or of another size than the samples is told.
 pub fn open(
-    draft: &Draft,
+    draft: &SampleDraft,
     subject: &str,
     places: &Whereabouts,
     files: &mut Files<'_>,
@@ -36,7 +36,7 @@ pub fn open(
 
 /// An image needs the encoder of the diffusion model's VAE to become latents.
 pub fn check_encoders<'a>(
-    draft: &Draft,
+    draft: &SampleDraft,
     models: impl Iterator<Item = &'a Arc<Diffusion>>,
     diagnostics: &mut Diagnostics,
 ) {
@@ -54,7 +54,7 @@ pub fn check_encoders<'a>(
 }
 
 /// The cells that start from `image` must make images of its size.
-fn check_size(draft: &Draft, setting: &Located<Setting>, image: &Image, diagnostics: &mut Diagnostics) {
+fn check_size(draft: &SampleDraft, setting: &Located<Setting>, image: &Image, diagnostics: &mut Diagnostics) {
     if u128::from(draft.grid.points()) > MOST_JOBS {
         return;
     }

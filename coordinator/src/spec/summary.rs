@@ -1,8 +1,10 @@
 //! What an experiment file asks for, in numbers: conditions, jobs, GPU-hours.
 
-use super::draft::Draft;
+use super::draft::{Draft, Work};
 use super::fields::Located;
+use super::sample::SampleDraft;
 use super::sampling::{self, Setting};
+use protocol::job::Kind;
 use serde::Serialize;
 
 /// Seconds of one guided 512 × 512 image of 50 steps on a V100: Luo et al. 2023, supplement (compute), give 20 to 30.
@@ -14,6 +16,9 @@ const REFERENCE_PIXELS: f64 = 512.0 * 512.0;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     pub name: String,
+    pub kind: Kind,
+    /// Experiments that come first.
+    pub needs: Vec<String>,
     pub subjects: u64,
     pub regions: u64,
     /// The swept parameters and how many values each has.
@@ -21,7 +26,7 @@ pub struct Summary {
     pub conditions: u64,
     pub seeds: u64,
     pub jobs: u64,
-    /// Mean over the conditions, scaled from the reference by steps × pixels.
+    /// Of samples the mean over the conditions, scaled from the reference by steps × pixels; of simulated jobs what the file says.
     pub assumed_seconds_per_image: f64,
     pub budget_gpu_hours: Option<f64>,
 }
@@ -46,22 +51,19 @@ pub struct Estimate {
 impl Summary {
     /// The size of `draft`, which has no mistakes.
     pub fn of(draft: &Draft) -> Self {
-        let cells = draft.grid.cells();
-        let seconds = |cell: &Vec<&Located<Setting>>| {
-            let settings = draft.settings_at(cell);
-            let sampling = sampling::resolve(settings.clone());
-            let strength = sampling::start(settings).map_or(1.0, |(_, strength)| strength);
-            let steps = sampling::steps_run(sampling.steps, strength);
-            let pixels = f64::from(sampling.size[0]) * f64::from(sampling.size[1]);
-            REFERENCE_SECONDS * f64::from(steps) / REFERENCE_STEPS * pixels / REFERENCE_PIXELS
+        let assumed_seconds_per_image = match &draft.work {
+            Work::Sample(sample) => seconds_per_sample(sample),
+            Work::Simulate(simulate) => simulate.seconds,
         };
-        let assumed_seconds_per_image = cells.iter().map(seconds).sum::<f64>() / cells.len() as f64;
-        let axes = draft.grid.axes.iter();
-        let (conditions, seeds) = (draft.grid.conditions(), draft.grid.seeds.len() as u64);
+        let grid = draft.grid();
+        let axes = grid.axes.iter();
+        let (conditions, seeds) = (grid.conditions(), grid.seeds.len() as u64);
         Self {
             name: draft.name.clone(),
-            subjects: draft.grid.subjects.len() as u64,
-            regions: draft.grid.regions.len() as u64,
+            kind: draft.kind(),
+            needs: draft.needs.iter().map(|need| need.value.clone()).collect(),
+            subjects: grid.subjects.len() as u64,
+            regions: grid.regions.len() as u64,
             axes: axes.map(|axis| Axis { name: axis.name.clone(), values: axis.values.len() as u64 }).collect(),
             conditions,
             seeds,
@@ -75,10 +77,15 @@ impl Summary {
     pub fn estimate(&self, jobs: u64, measured: Option<f64>) -> Estimate {
         let (seconds_per_image, basis) = match measured {
             Some(seconds) => (seconds, "measured on this experiment's finished jobs"),
-            None => (
-                self.assumed_seconds_per_image,
-                "assumed: 25 s per guided 512 px image of 50 steps on a V100, scaled by steps × pixels",
-            ),
+            None => {
+                let basis = match self.kind {
+                    Kind::Sample => {
+                        "assumed: 25 s per guided 512 px image of 50 steps on a V100, scaled by steps × pixels"
+                    }
+                    Kind::Simulate => "as the file says; nothing is computed",
+                };
+                (self.assumed_seconds_per_image, basis)
+            }
         };
         Estimate { jobs, seconds_per_image, gpu_hours: jobs as f64 * seconds_per_image / 3600.0, basis }
     }
@@ -89,6 +96,20 @@ impl Summary {
         factors.extend(self.axes.iter().map(|axis| format!("{} {}", axis.values, axis.name)));
         factors.join(" × ")
     }
+}
+
+/// Mean over the conditions.
+fn seconds_per_sample(draft: &SampleDraft) -> f64 {
+    let cells = draft.grid.cells();
+    let seconds = |cell: &Vec<&Located<Setting>>| {
+        let settings = draft.settings_at(cell);
+        let sampling = sampling::resolve(settings.clone());
+        let strength = sampling::start(settings).map_or(1.0, |(_, strength)| strength);
+        let steps = sampling::steps_run(sampling.steps, strength);
+        let pixels = f64::from(sampling.size[0]) * f64::from(sampling.size[1]);
+        REFERENCE_SECONDS * f64::from(steps) / REFERENCE_STEPS * pixels / REFERENCE_PIXELS
+    };
+    cells.iter().map(seconds).sum::<f64>() / cells.len() as f64
 }
 
 /// `1 job`, `2 jobs`.

@@ -87,7 +87,8 @@ fn no_published_experiment_has_mistakes_and_those_on_the_miniature_run() {
         }
     }
     names.sort();
-    let published = ["categories", "early_guidance", "from_image", "gamma_sweep", "miniature", "ofa_ffa", "solvers"];
+    let published =
+        ["categories", "early_guidance", "from_image", "gamma_sweep", "load", "miniature", "ofa_ffa", "solvers"];
     assert_eq!(names, published);
 }
 
@@ -99,7 +100,7 @@ fn every_missing_file_of_the_papers_experiment_is_listed() {
     let loaded = super::read_in(&root.join("experiments"), &text);
     assert!(loaded.plan.is_none());
     let draft = loaded.draft.as_ref().unwrap();
-    assert_eq!((draft.grid.conditions(), draft.grid.seeds.len()), (8, 500));
+    assert_eq!((draft.grid().conditions(), draft.grid().seeds.len()), (8, 500));
     assert!(loaded.diagnostics.found().iter().all(|found| found.severity == Severity::Missing));
     let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
     let data = root.join("data");

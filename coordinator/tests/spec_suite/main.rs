@@ -4,6 +4,7 @@
 mod diagnostics;
 mod files;
 mod plan;
+mod simulate;
 mod submit;
 
 use coordinator::spec::files::Digests;

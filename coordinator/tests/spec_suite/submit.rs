@@ -25,7 +25,7 @@ fn the_command_line_takes_several_files_and_needs_one() {
     assert!(parse(&["--dry-run"]).is_err());
 }
 
-async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> Report {
+pub async fn execute(files: Vec<PathBuf>, db: &Path, dry_run: bool) -> Report {
     let submit = Args { files, database: Database { db: db.to_owned() }, dry_run, json: false };
     submit.execute(&no_hub(), &mut Digests::default()).await.unwrap()
 }
@@ -111,7 +111,7 @@ async fn a_dry_run_with_missing_files_counts_lists_them_and_exits_3() {
     for line in [
         "  conditions  8 = 4 subjects × 2 regions\n",
         "  jobs        4000 = 8 conditions × 500 seeds\n",
-        "  new         unknown until all files are there\n",
+        "  new         unknown until everything is there\n",
         "  GPU-hours   28 for 4000 jobs of 25.000 s (assumed: ",
         "  budget      40 GPU-hours\n",
         "  missing     19 files or folders\n",

@@ -4,6 +4,8 @@ pub mod report;
 
 use super::Database;
 use crate::queue::access::{Access, Preview};
+use crate::queue::view::{self, Snapshot};
+use crate::spec::diagnose::nearest;
 use crate::spec::files::Digests;
 use crate::spec::model::HubCache;
 use crate::spec::summary::Summary;
@@ -12,7 +14,7 @@ use anyhow::Context;
 use report::{FileReport, Report};
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// All files are submitted, or everything is there for it (`--dry-run`).
@@ -58,6 +60,7 @@ impl Args {
     pub async fn execute(&self, hub: &HubCache, digests: &mut Digests) -> anyhow::Result<Report> {
         let mut loaded: Vec<Loaded> = self.files.iter().map(|path| spec::load(path, hub, digests)).collect();
         refuse_same_names(&mut loaded);
+        tell_missing_needs(&mut loaded, &self.database.db).await?;
         let mistakes = loaded.iter().any(|file| file.diagnostics.has_mistakes());
         let missing = loaded.iter().any(|file| !file.diagnostics.is_empty());
         let exit_code = match (mistakes, missing, self.dry_run) {
@@ -106,6 +109,31 @@ impl Args {
         });
         Ok(FileReport { file: path, experiment, preview, submitted, estimate, diagnostics })
     }
+}
+
+/// What an experiment needs must be in the job table at `db`, or among the files before its own.
+async fn tell_missing_needs(loaded: &mut [Loaded], db: &Path) -> anyhow::Result<()> {
+    let needs = |file: &Loaded| file.draft.as_ref().is_some_and(|draft| !draft.needs.is_empty());
+    let mut known = Vec::new();
+    if loaded.iter().any(needs) && db.exists() {
+        let reader = view::open(db).await?;
+        known = Snapshot::take(&reader).await?.experiment_names().await?;
+        reader.close().await;
+    }
+    for file in loaded {
+        let Some(draft) = &file.draft else { continue };
+        for need in draft.needs.iter().filter(|need| !known.contains(&need.value)) {
+            let message = format!("there is no experiment `{}` in {}", need.value, db.display());
+            let found = file.diagnostics.missing(need.place, message);
+            if let Some(nearest) = nearest(&need.value, &known.iter().map(String::as_str).collect::<Vec<_>>()) {
+                found.note(format!("did you mean `{nearest}`?"));
+            }
+            found.note("submit it first, or name its file before this one");
+            file.plan = None;
+        }
+        known.push(draft.name.clone());
+    }
+    Ok(())
 }
 
 /// Two files with one name would be one experiment, the second replacing the first.

@@ -77,6 +77,9 @@ impl Report {
             plural(summary.conditions, "condition"),
             plural(summary.seeds, "seed")
         )?;
+        if !summary.needs.is_empty() {
+            writeln!(out, "  needs       {}", summary.needs.join(", "))?;
+        }
         match &file.preview {
             Some(preview) => {
                 writeln!(
@@ -89,7 +92,7 @@ impl Report {
                 )?;
                 unlisted(out, preview.unlisted_conditions)?;
             }
-            None => writeln!(out, "  new         unknown until all files are there")?,
+            None => writeln!(out, "  new         unknown until everything is there")?,
         }
         if let Some(estimate) = &file.estimate {
             writeln!(
@@ -106,7 +109,7 @@ impl Report {
             }
         }
         let missing: Vec<_> = file.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
-        if !file.diagnostics.is_empty() {
+        if !missing.is_empty() {
             writeln!(out, "  missing     {} files or folders", missing.len())?;
             for path in missing {
                 writeln!(out, "              {}", path.display())?;

@@ -267,6 +267,14 @@ impl Snapshot {
         Ok(experiments)
     }
 
+    /// The names of all experiments.
+    pub async fn experiment_names(&mut self) -> Result<Vec<String>, ViewError> {
+        sqlx::query_scalar("SELECT name FROM experiment")
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(reading("the experiments' names"))
+    }
+
     /// The conditions of one experiment, or of all, in the order in which they were planned.
     pub async fn conditions(&mut self, experiment: Option<ExperimentId>) -> Result<Vec<Condition>, ViewError> {
         let experiment = experiment.map(|id| id.0);
