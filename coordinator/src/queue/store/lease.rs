@@ -292,16 +292,16 @@ impl Store {
             });
         }
         let jobs = claimed.jobs.len() - before;
-        sqlx::query("UPDATE worker SET heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
-            .bind(now)
-            .bind(worker.0)
-            .execute(&mut self.connection)
-            .await?;
-        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 WHERE id = ?1")
-            .bind(turn.id)
-            .bind(turn.cost_s * jobs as f64 / turn.share)
-            .execute(&mut self.connection)
-            .await?;
+        sqlx::query(
+            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?1) WHERE id = ?2;
+             UPDATE experiment SET virtual_time = virtual_time + ?3 WHERE id = ?4",
+        )
+        .bind(now)
+        .bind(worker.0)
+        .bind(turn.cost_s * jobs as f64 / turn.share)
+        .bind(turn.id)
+        .execute(&mut self.connection)
+        .await?;
         Ok(())
     }
 

@@ -155,25 +155,20 @@ impl Store {
         let (experiment, cost_s): (i64, f64) = (closed.try_get("experiment")?, closed.try_get("cost_s")?);
         let (device_name, batch): (String, u32) = (closed.try_get("device_name")?, closed.try_get("batch")?);
         let done = matches!(ending, Ending::Done { .. });
-        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1")
-            .bind(experiment)
-            .bind(surprise)
-            .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
-            .execute(&mut self.connection)
-            .await?;
-        if done {
-            // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
-            let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
-            sqlx::query(
-                "INSERT INTO pace (experiment_id, device_name, bucket, attempts) VALUES (?, ?, ?, 1)
+        // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
+        let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
+        sqlx::query(
+            "UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1;
+             INSERT INTO pace (experiment_id, device_name, bucket, attempts) SELECT ?1, ?4, ?5, 1 WHERE ?5 IS NOT NULL
                  ON CONFLICT (experiment_id, device_name, bucket) DO UPDATE SET attempts = attempts + 1",
-            )
-            .bind(experiment)
-            .bind(device_name)
-            .bind(pace::bucket(took))
-            .execute(&mut self.connection)
-            .await?;
-        }
+        )
+        .bind(experiment)
+        .bind(surprise)
+        .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
+        .bind(device_name)
+        .bind(done.then(|| pace::bucket(took)))
+        .execute(&mut self.connection)
+        .await?;
         Ok(())
     }
 
