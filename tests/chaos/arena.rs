@@ -244,7 +244,7 @@ fn add_jobs(campaign: &Campaign, seeds: &Cell<u64>) {
 /// Four conditions of simulated jobs. Their images depend on subject, region and seed alone.
 pub fn experiment(name: &str, seeds: u64, simulate: &str) -> String {
     format!(
-        "name: {name}\ndescription: jobs that only take time\nkind: simulate\nretries: 1000\nlosses: 1000\n\
+        "name: {name}\ndescription: jobs that only take time\nkind: simulate\nretries: 100\nlosses: 100\n\
          grid:\n  subject: [sim01, sim02]\n  region: [face, text]\n  seed: {{ start: 0, count: {seeds} }}\n\
          simulate: {{ {simulate}, bytes: 600 }}\n"
     )
