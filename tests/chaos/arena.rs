@@ -13,7 +13,7 @@ const WORKERS: usize = 4;
 /// Of database and images: room for the largest campaign, small enough to be filled in a moment.
 const DISK_MB: u32 = 512;
 /// Short, so that leases run out while people wait.
-const LEASES: [&str; 4] = ["--lease-ms", "1000", "--heartbeat-ms", "200"];
+const LEASES: [&str; 4] = ["--lease-ms", "1000", "--heartbeat-ms", "400"];
 /// A cut that no lease notices.
 const BRIEF: Duration = Duration::from_millis(400);
 /// Seeds that are added when the backlog is short, times four conditions.

@@ -34,7 +34,7 @@ pub enum Standing {
 }
 
 /// How long to wait for the next event, once there is progress again.
-const MOMENTS: Range<u64> = 0..120;
+const MOMENTS: Range<u64> = 0..700;
 /// Share of the events that do not wait for progress: they strike what has not recovered.
 const AT_ONCE: f64 = 0.3;
 
