@@ -55,6 +55,21 @@ impl Campaign {
         self.disk.as_ref()
     }
 
+    /// Where the workers keep what is not delivered.
+    pub fn spool(&self) -> PathBuf {
+        self.path("spool")
+    }
+
+    /// How many results and failures lie there, those that were refused left out.
+    pub fn spooled(&self) -> usize {
+        let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folders = list(&self.spool()).filter(|folder| !folder.ends_with("rejected"));
+        folders
+            .flat_map(|folder| list(&folder).collect::<Vec<_>>())
+            .filter(|path| path.extension() == Some("json".as_ref()))
+            .count()
+    }
+
     /// Writes a file into the folder.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
@@ -101,7 +116,8 @@ impl Campaign {
     pub fn worker_in(&self, place: &Place, endpoint: &Path, name: &str, flags: &[&str]) -> Process {
         let number = self.workers.replace(self.workers.get() + 1);
         let mut command = place.command("worker");
-        command.arg("--endpoint").arg(endpoint).args(["--device", "cpu", "--name", name]).args(flags);
+        command.arg("--endpoint").arg(endpoint).arg("--spool").arg(self.spool());
+        command.args(["--device", "cpu", "--name", name]).args(flags);
         Process::start(&mut command, self.path(&format!("worker-{number}.log")))
     }
 

@@ -35,6 +35,14 @@ pub fn experiment(name: &str, bundle: &Path, sections: &str) -> String {
     )
 }
 
+/// An experiment file of simulated jobs of one condition, each `seconds` long: then `sections`, for example `retries: 5`.
+pub fn simulation(name: &str, seconds: f64, jobs: i64, sections: &str) -> String {
+    format!(
+        "name: {name}\ndescription: jobs that take time\nkind: simulate\nsimulate: {{ seconds: {seconds} }}\n\
+         grid:\n  subject: sim01\n  region: A\n  seed: {{ start: 0, count: {jobs} }}\n{sections}"
+    )
+}
+
 /// The folder of the miniature's models.
 pub fn miniature() -> PathBuf {
     repository().join("miniature/bundle")

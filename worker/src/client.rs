@@ -91,6 +91,11 @@ impl Client {
         self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the coordinator knows its workers by.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     pub async fn register(&self, body: &Register) -> Result<Registered, ClientError> {
         self.post("register", body, PATIENCE).await
     }
