@@ -10,8 +10,10 @@ use std::collections::BTreeSet;
 pub fn acknowledged(campaign: &Campaign) -> BTreeSet<i64> {
     let mut jobs = BTreeSet::new();
     for log in campaign.worker_logs() {
-        let told = log.lines().filter_map(|line| line.split_once(" done job=")).map(|(_, job)| job.trim());
-        jobs.extend(told.map(|job| job.parse::<i64>().expect("a job's number")));
+        for told in [" done job=", " had been delivered before job="] {
+            let told = log.lines().filter_map(|line| line.split_once(told)).map(|(_, job)| job.trim());
+            jobs.extend(told.map(|job| job.parse::<i64>().expect("a job's number")));
+        }
     }
     jobs
 }

@@ -102,6 +102,13 @@ impl Campaign {
         endpoint["url"].as_str().expect("the endpoint file holds an address").to_owned()
     }
 
+    /// The address that lets a browser in.
+    pub fn dashboard(&self) -> String {
+        let token = self.database().with_extension("db.viewer-token");
+        let token = std::fs::read_to_string(token).expect("the viewer's token");
+        format!("{}/?token={}", self.url(), token.trim())
+    }
+
     /// Starts a worker.
     pub fn worker(&self, name: &str) -> Process {
         self.worker_with(name, &[])

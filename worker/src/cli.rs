@@ -43,7 +43,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Work {
-    /// Address of the coordinator, for example http://login01:7311 [needs $BRAINDIVE_TOKEN]
+    /// Address of the coordinator, for example https://login01:7311 [needs $BRAINDIVE_TOKEN, and for https $BRAINDIVE_FINGERPRINT]
     #[arg(long, value_name = "URL", conflicts_with = "endpoint")]
     coordinator: Option<String>,
     /// File that `coordinator serve` wrote; read again when the coordinator has moved [default: ~/.braindive/endpoint.json]
@@ -168,11 +168,12 @@ impl Work {
         let client = match self.coordinator {
             Some(url) => {
                 let token = std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?;
-                Client::new(&url, &token)?
+                Client::new(&url, endpoint::fingerprint_from_env(&url)?, &token)?
             }
             None => {
                 let path = self.endpoint.map_or_else(endpoint::default_path, Ok)?;
                 let endpoint = endpoint::read(&path)?;
+                endpoint::warn_if_exposed(&path);
                 Client::following(path, &endpoint)?
             }
         };

@@ -1,6 +1,7 @@
 //! What workers ask: register, claim, heartbeat, upload, result, fail, release.
 
 use super::ApiState;
+use super::body::BodyError;
 use super::refusal::{Body, Part, Refused};
 use axum::Json;
 use axum::body::{Body as Stream, HttpBody};
@@ -17,9 +18,6 @@ use std::pin::Pin;
 use tokio_util::io::ReaderStream;
 
 type Answer<T> = Result<Json<T>, Refused>;
-
-/// Largest artifact, bytes.
-const MAX_ARTIFACT: u64 = 256 << 20;
 
 pub async fn register(State(api): State<ApiState>, Body(worker): Body<Register>) -> Answer<Registered> {
     if worker.api_version != API_VERSION {
@@ -61,18 +59,11 @@ pub async fn upload(
 ) -> Result<StatusCode, Refused> {
     let mut upload = api.artifacts.upload(digest.clone())?;
     while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let malformed = |error| {
-            Refused::new(
-                StatusCode::BAD_REQUEST,
-                RefusalCode::Malformed,
-                format!("reading the upload of {digest}: {error}"),
-            )
-        };
-        let Ok(chunk) = frame.map_err(malformed)?.into_data() else { continue };
-        if upload.bytes() + chunk.len() as u64 > MAX_ARTIFACT {
-            let message = format!("the upload of {digest} is larger than {MAX_ARTIFACT} bytes");
-            return Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::Malformed, message));
-        }
+        let frame = frame.map_err(|error| match BodyError::cause_of(&error) {
+            Some(error) => error.into(),
+            None => Refused::new(StatusCode::BAD_REQUEST, RefusalCode::Malformed, error.to_string()),
+        });
+        let Ok(chunk) = frame?.into_data() else { continue };
         upload.write(&chunk).await?;
     }
     let bytes = upload.finish().await?;
@@ -89,7 +80,7 @@ pub async fn image(State(api): State<ApiState>, Part(digest): Part<Digest>) -> R
     })?;
     let headers = [
         (header::CONTENT_TYPE, "image/png"),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, Stream::from_stream(ReaderStream::new(file))).into_response())
