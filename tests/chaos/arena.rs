@@ -51,8 +51,8 @@ enum Harm {
 
 impl Arena {
     /// Starts everything, and waits for the first result.
-    pub fn open() -> Self {
-        let network = Network::new(WORKERS);
+    pub fn open(proxies: bool) -> Self {
+        let network = if proxies { Network::of_proxies(WORKERS) } else { Network::new(WORKERS) };
         let campaign = Campaign::laid_out(network.coordinator(), Some(DISK_MB));
         let seeds = Cell::new(0);
         add_jobs(&campaign, &seeds);

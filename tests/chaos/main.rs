@@ -1,7 +1,7 @@
 //! Chaos: a coordinator and four workers on simulated jobs, while processes are killed and frozen, links cut and the disk filled at
 //! random moments. At the end every job must be done exactly once, and nothing that was acknowledged may be missing.
 //!
-//!     cargo run -p end-to-end --bin chaos -- --kills 200 [--seed N] [--json FILE]
+//!     cargo build --workspace --bins && cargo run --bin chaos -- --kills 200 [--seed N] [--json FILE]
 //!
 //! The seed decides the order of events; the moments are the machine's.
 
@@ -28,17 +28,20 @@ struct Arguments {
     /// Decides the order of events [default: drawn, and printed]
     #[arg(long)]
     seed: Option<u64>,
+    /// Cut links by proxies, also where network namespaces can be had
+    #[arg(long)]
+    proxies: bool,
     /// Also write the tally to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 fn main() {
-    let Arguments { kills, seed, json } = Arguments::parse();
+    let Arguments { kills, seed, proxies, json } = Arguments::parse();
     let seed = seed.unwrap_or_else(rand::random);
     let start = Instant::now();
     let mut events = Events::new(seed, kills);
-    let mut arena = Arena::open();
+    let mut arena = Arena::open(proxies);
     eprintln!("seed {seed}, {}, {}", arena.network(), arena.disk());
     let mut tally = Tally::new(seed);
     while tally.kills() < kills {

@@ -24,6 +24,11 @@ pub fn lost(arena: &Arena) -> usize {
     acknowledged(&arena.campaign).difference(&counted).count()
 }
 
+/// Results that a coordinator refused for good, which workers move aside.
+pub fn rejected(campaign: &Campaign) -> usize {
+    std::fs::read_dir(campaign.spool().join("rejected")).map_or(0, Iterator::count)
+}
+
 /// Panics with what is wrong.
 pub fn check(arena: &Arena) {
     let (table, campaign) = (&arena.table, &arena.campaign);
@@ -35,6 +40,8 @@ pub fn check(arena: &Arena) {
     );
     assert_eq!(table.number("SELECT count(*) FROM job WHERE state <> 'done'"), 0, "every job is done");
     table.assert_ledger_adds_up();
+    assert_eq!(campaign.spooled(), 0, "nothing is left to deliver");
+    assert_eq!(rejected(campaign), 0, "the coordinator took whatever was delivered");
     assert_eq!(
         campaign.images().len() as i64,
         table.number("SELECT count(DISTINCT image_sha256) FROM result"),

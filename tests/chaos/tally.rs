@@ -52,6 +52,7 @@ impl Tally {
             ("results acknowledged to workers", record::acknowledged(&arena.campaign).len() as i64),
             ("acknowledged and lost", record::lost(arena) as i64),
             ("superseded results, kept and not counted", number("SELECT count(*) FROM result WHERE counted = 0")),
+            ("rejected results", record::rejected(&arena.campaign) as i64),
             ("attempts", number("SELECT count(*) FROM attempt")),
             (
                 "attempts lost with their lease, and executed again",

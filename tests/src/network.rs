@@ -22,8 +22,13 @@ impl Network {
     pub fn new(workers: usize) -> Self {
         match Namespaces::new(workers) {
             Some(namespaces) => Self::Namespaces(namespaces),
-            None => Self::Proxies(Proxies::new(workers)),
+            None => Self::of_proxies(workers),
         }
+    }
+
+    /// The kind that can be had everywhere.
+    pub fn of_proxies(workers: usize) -> Self {
+        Self::Proxies(Proxies::new(workers))
     }
 
     /// Where the coordinator runs.
