@@ -155,6 +155,10 @@ fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     assert_eq!(stranger.wait(), 1, "{}", stranger.log());
     assert!(stranger.log().contains("does not know this worker"), "{}", stranger.log());
     assert_eq!(table.number("SELECT count(*) FROM result"), 0, "its result is for a job of another database");
+    let aside = std::fs::read_dir(campaign.spool().join("rejected")).expect("what was refused is kept").flatten();
+    let mut kinds: Vec<_> = aside.filter_map(|file| Some(file.path().extension()?.to_owned())).collect();
+    kinds.sort();
+    assert_eq!(kinds, ["json", "png", "reason"]);
     native.signal(Signal::CONT);
     table.wait_until_done(2);
     table.assert_sound();

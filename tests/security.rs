@@ -116,6 +116,7 @@ fn another_version_bad_json_and_a_truncated_body_are_each_told_by_name() {
     let campaign = Campaign::new();
     let _coordinator = campaign.serve(&[]);
     let worker = token(&campaign, "token");
+    // What the first release said: less than today.
     let old = json!({ "api_version": 999, "name": "old", "host": "old", "pid": 1, "device": "cpu", "device_name": "old",
                       "slots": 1, "software": "old" });
     assert_eq!(post(&campaign, "register", &worker, &old.to_string()), refused(409, "wrong_version"));

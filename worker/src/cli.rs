@@ -71,7 +71,7 @@ struct Work {
     #[arg(long, value_name = "TIME", env = "SLURM_JOB_END_TIME")]
     deadline: Option<Deadline>,
     /// How long to wait for a coordinator that does not answer, when asked to stop; results then stay in the spool
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     grace: u64,
 }
 

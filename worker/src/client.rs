@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an upload may take.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(300);
 /// How long to keep an unused connection: less than the coordinator does, which would close it under the next request.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]

@@ -14,19 +14,28 @@ use protocol::heartbeat::{Heartbeat, HeartbeatReply, Release};
 use protocol::ids::{Digest, JobId};
 use protocol::outcome::{Closed, Completed, Failed};
 use protocol::version::API_VERSION;
+use serde_json::Value;
 use std::pin::Pin;
 use tokio_util::io::ReaderStream;
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-pub async fn register(State(api): State<ApiState>, Body(worker): Body<Register>) -> Answer<Registered> {
-    if worker.api_version != API_VERSION {
+/// A worker of another release introduces itself in other words: its version is looked at before the rest is read.
+pub async fn register(State(api): State<ApiState>, Body(words): Body<Value>) -> Answer<Registered> {
+    let word = |name: &str| words[name].as_str().unwrap_or("unknown").to_owned();
+    let version = words["api_version"].as_u64();
+    if let Some(version) = version.filter(|version| *version != u64::from(API_VERSION)) {
         let message = format!(
-            "worker {} ({}) speaks version {} of the API, this coordinator version {API_VERSION}; install the same release on both",
-            worker.name, worker.software, worker.api_version
+            "worker {} ({}) speaks version {version} of the API, this coordinator version {API_VERSION}; install the same release on both",
+            word("name"),
+            word("software"),
         );
         return Err(Refused::new(StatusCode::CONFLICT, RefusalCode::WrongVersion, message));
     }
+    let worker: Register = serde_json::from_value(words).map_err(|error| {
+        let message = format!("reading a worker's introduction: {error}");
+        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed, message)
+    })?;
     tracing::info!(name = worker.name, device = worker.device_name, "a worker registers");
     Ok(Json(api.queue.register(worker).await?))
 }

@@ -102,19 +102,18 @@ impl Courier {
 
     async fn keep(&self, ending: Ending, png: Option<Vec<u8>>) -> Parcel {
         let Some(spool) = self.spool.clone() else { return Parcel { ending, held: Hold::Memory(png) } };
-        // Not dropped with this future: what was begun is written to its end.
-        let writing = tokio::task::spawn_blocking(move || {
+        let written = on_a_thread(move || {
             let kept = spool.keep(&ending, png.as_deref());
             (ending, png, kept)
         });
-        match writing.await {
-            Ok((ending, _, Ok(kept))) => {
+        match written.await {
+            (ending, _, Ok(kept)) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("the spool takes results again");
                 }
                 Parcel { ending, held: Hold::Spooled(kept) }
             }
-            Ok((ending, png, Err(error))) => {
+            (ending, png, Err(error)) => {
                 if !self.failing.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         "{}; going on from memory: results that wait are lost with this worker",
@@ -123,7 +122,6 @@ impl Courier {
                 }
                 Parcel { ending, held: Hold::Memory(png) }
             }
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 
@@ -140,17 +138,18 @@ impl Courier {
                     (Disposition::Accepted, Ending::Completed(_)) => tracing::info!(%job, "done"),
                     (Disposition::Accepted, Ending::Failed(_)) => tracing::info!(%job, "failure reported"),
                     (Disposition::Duplicate, _) => tracing::info!(%job, "had been delivered before"),
-                    (Disposition::Superseded, _) => tracing::warn!(%job, "came too late: another attempt counts"),
+                    (Disposition::Superseded, _) => tracing::warn!(%job, "came too late: it does not count"),
                 }
-                if let Hold::Spooled(kept) = &parcel.held {
-                    kept.remove();
+                if let Hold::Spooled(kept) = parcel.held {
+                    on_a_thread(move || kept.remove()).await;
                 }
             }
             Err(error) => {
                 let reason = chain(&error);
                 tracing::error!(%job, "cannot be delivered, now or later: {reason}");
-                if let Hold::Spooled(kept) = &parcel.held {
-                    match kept.reject(&reason) {
+                if let Hold::Spooled(kept) = parcel.held {
+                    let told = reason.clone();
+                    match on_a_thread(move || kept.reject(&told)).await {
                         Ok(path) => tracing::error!(%job, "moved aside to {}", path.display()),
                         Err(error) => tracing::error!(%job, "stays in the spool: {}", chain(&error)),
                     }
@@ -177,13 +176,23 @@ impl Courier {
         let digest = done.result.image();
         let png = match &parcel.held {
             Hold::Memory(png) => png.clone().unwrap_or_default(),
-            // A file of this size is read faster than a thread is asked to.
-            Hold::Spooled(kept) => kept.image(digest)?,
+            Hold::Spooled(kept) => {
+                let (kept, digest) = (kept.clone(), digest.clone());
+                on_a_thread(move || kept.image(&digest)).await?
+            }
         };
         self.client.upload(digest, png).await?;
         let mut result = done.result.clone();
         result.seconds_mut().uploading = started.elapsed().as_secs_f64();
         Ok(self.client.result(&Completed { result, ..done.clone() }).await?)
+    }
+}
+
+/// Runs `work`, which may wait for a disk, to its end, whatever becomes of this future.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 
@@ -226,6 +235,8 @@ where
 mod tests {
     use super::*;
     use protocol::error::Refusal;
+    use protocol::ids::{Fence, JobId, WorkerId};
+    use protocol::outcome::PhaseSeconds;
     use std::cell::Cell;
     use std::future::ready;
 
@@ -237,11 +248,15 @@ mod tests {
     /// Gives the answer, when it came, and how often it was asked for.
     async fn deliver_after(outage: Duration, code: RefusalCode) -> (Result<(), ClientError>, Duration, u32) {
         let (now, calls) = (Cell::new(Duration::ZERO), Cell::new(0));
+        let pass = |pause| {
+            now.set(now.get() + pause);
+            ready(())
+        };
         let call = || {
             calls.set(calls.get() + 1);
             ready(if now.get() < outage { Err(refused(code)) } else { Ok(()) })
         };
-        let answer = insist(call, |pause| ready(now.set(now.get() + pause))).await;
+        let answer = insist(call, pass).await;
         (answer, now.get(), calls.get())
     }
 
@@ -261,5 +276,23 @@ mod tests {
         let (answer, when, calls) = deliver_after(Duration::MAX, RefusalCode::UnknownWorker).await;
         assert!(answer.is_err());
         assert_eq!((when, calls), (Duration::ZERO, 1));
+    }
+
+    #[tokio::test]
+    async fn what_the_spool_does_not_take_goes_on_from_memory() {
+        let root = tempfile::tempdir().unwrap();
+        let (spool, _) = Spool::open(root.path(), "node-1", super::super::spool::campaign("token")).unwrap();
+        let folder = spool.path().to_owned();
+        let courier = Courier::new(Client::new("http://127.0.0.1:1", "token").unwrap(), Some(spool));
+        let ending = |job| {
+            let (class, message, seconds) = (FailureClass::Io, "gone".to_owned(), PhaseSeconds::default());
+            Ending::Failed(Failed { worker: WorkerId(7), job: JobId(job), fence: Fence(1), class, message, seconds })
+        };
+        assert!(matches!(courier.keep(ending(1), None).await.held, Hold::Spooled(_)));
+        // Where the second should go stands a folder.
+        std::fs::create_dir_all(folder.join("7-2-1.json/in the way")).unwrap();
+        let parcel = courier.keep(ending(2), Some(b"an image".to_vec())).await;
+        assert!(matches!(parcel.held, Hold::Memory(Some(png)) if png == b"an image"));
+        assert!(matches!(courier.keep(ending(3), None).await.held, Hold::Spooled(_)));
     }
 }

@@ -54,7 +54,10 @@ impl Agent {
         loop {
             tokio::select! {
                 ended = tasks.join_next() => if ended.is_none() { return Drained::Ended },
-                () = signals.asked() => return Drained::Interrupted,
+                () = signals.asked() => {
+                    self.leave("stopped by a second signal");
+                    return Drained::Interrupted;
+                }
                 () = &mut last_call, if !called => {
                     called = true;
                     let late = self.held.stop_where(|job| !job.is_computed());
@@ -63,13 +66,20 @@ impl Agent {
                     }
                     self.release_beside(tasks, late);
                 }
-                () = &mut high_time => return self.leave("the allocation ends"),
-                () = &mut away => return self.leave("the coordinator does not answer"),
+                () = &mut high_time => {
+                    self.leave("the allocation ends");
+                    return Drained::Ended;
+                }
+                () = &mut away => {
+                    self.leave("the coordinator does not answer");
+                    return Drained::Ended;
+                }
             }
         }
     }
 
-    fn leave(&self, why: &str) -> Drained {
+    /// Says what becomes of results that are not delivered.
+    fn leave(&self, why: &str) {
         let (spooled, in_memory) = self.courier.undelivered();
         if let (Some(spool), 1..) = (self.courier.spool(), spooled) {
             let path = spool.path().display();
@@ -82,7 +92,6 @@ impl Agent {
                 "{why}; {in_memory} results that the spool did not take are lost, and their jobs will run again"
             );
         }
-        Drained::Ended
     }
 
     fn release_beside(self: &Arc<Self>, tasks: &mut JoinSet<()>, jobs: Vec<(JobId, Fence)>) {
