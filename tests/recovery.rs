@@ -140,7 +140,7 @@ fn a_worker_of_a_replaced_database_delivers_nothing_to_its_successor() {
     coordinator.kill();
     drop(table);
     for suffix in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(campaign.path(&format!("campaign.db{suffix}")));
+        let _ = std::fs::remove_file(format!("{}{suffix}", campaign.database().display()));
     }
 
     campaign.submit(&experiment(1, 80));

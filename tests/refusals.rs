@@ -1,5 +1,6 @@
 //! Bad input gets a clear error and loses nothing.
 
+use end_to_end::disk::SmallDisk;
 use end_to_end::table::Table;
 use end_to_end::{Campaign, copy_folder, miniature, repository, wait_for};
 use std::path::Path;
@@ -132,46 +133,21 @@ fn a_port_in_use_is_one_clear_line() {
     assert!(!message.contains("panicked"), "{message}");
 }
 
-/// A tmpfs of one megabyte, unmounted at the end.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(path: &'a Path) -> Option<Self> {
-        std::fs::create_dir_all(path).ok()?;
-        let mount =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(path).status();
-        mount.is_ok_and(|status| status.success()).then_some(Self(path))
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_delays_a_result_and_loses_nothing() {
     let campaign = Campaign::new();
-    let Some(disk) = SmallDisk::mount(&campaign.store) else {
+    let Some(disk) = SmallDisk::mount(&campaign.store, 1) else {
         eprintln!("skipped: a tmpfs can only be mounted by root");
         return;
     };
     assert!(submit(&campaign, &experiment(&miniature(), 2)).status.success());
     let coordinator = campaign.serve(&[]);
-    let filler = disk.0.join("filler");
-    while std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&filler)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, &[0; 4096]))
-        .is_ok()
-    {}
+    let full = disk.fill();
     let worker = campaign.worker("patient");
     wait_for("the worker to hear of the full disk", || worker.log().contains("trying again").then_some(()));
     let table = Table::open(&campaign.database());
     assert_eq!(table.number("SELECT count(*) FROM job WHERE state IN ('done', 'failed')"), 0);
-    std::fs::remove_file(&filler).expect("the disk can be freed");
+    drop(full);
     wait_for("both results", || (table.number("SELECT count(*) FROM job WHERE state = 'done'") == 2).then_some(()));
     table.assert_sound();
     assert_eq!(table.number("SELECT count(*) FROM attempt"), 2, "nothing was computed twice");

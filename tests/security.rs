@@ -77,7 +77,7 @@ fn port(campaign: &Campaign) -> String {
 }
 
 fn token(campaign: &Campaign, extension: &str) -> String {
-    let path = campaign.path(&format!("campaign.db.{extension}"));
+    let path = campaign.database().with_extension(format!("db.{extension}"));
     std::fs::read_to_string(path).expect("the token's file").trim().to_owned()
 }
 
@@ -299,7 +299,7 @@ fn a_token_that_others_can_read_is_refused_with_what_to_do() {
     coordinator.terminate();
     assert_eq!(coordinator.wait(), 0);
     for extension in ["token", "viewer-token", "certificate.pem"] {
-        let path = campaign.path(&format!("campaign.db.{extension}"));
+        let path = campaign.database().with_extension(format!("db.{extension}"));
         let allow =
             |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("our own file");
         allow(0o644);

@@ -1,7 +1,7 @@
 //! Looking into the job table from outside, read-only, as a suspicious user would.
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// A read-only view of the database file.
@@ -47,6 +47,26 @@ impl Table {
         self.runtime.block_on(sqlx::query_scalar(query).fetch_one(&self.pool)).expect("the query runs")
     }
 
+    /// The one number that a query with one parameter gives.
+    pub fn number_of(&self, query: &'static str, parameter: i64) -> i64 {
+        self.runtime.block_on(sqlx::query_scalar(query).bind(parameter).fetch_one(&self.pool)).expect("the query runs")
+    }
+
+    /// The distinct numbers that a query gives.
+    pub fn set(&self, query: &'static str) -> BTreeSet<i64> {
+        let rows: Vec<i64> =
+            self.runtime.block_on(sqlx::query_scalar(query).fetch_all(&self.pool)).expect("the query runs");
+        rows.into_iter().collect()
+    }
+
+    /// Subject, region, seed and image of every counted result, in an order that does not depend on who computed them when.
+    pub fn images(&self) -> Vec<(String, String, i64, String)> {
+        let query = "SELECT c.subject, c.region, j.seed, r.image_sha256
+                     FROM result r JOIN job j ON j.id = r.job_id JOIN condition c ON c.id = j.condition_id
+                     WHERE r.counted = 1 ORDER BY c.subject, c.region, j.seed";
+        self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs")
+    }
+
     /// All counted results, in an order that does not depend on who computed them when.
     pub fn counted(&self) -> Vec<Counted> {
         let query = "SELECT c.subject, c.region, c.axes, j.seed, r.image_sha256, r.activation, r.probe_class,
@@ -63,6 +83,36 @@ impl Table {
         let rows: Vec<(String, String)> =
             self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs");
         rows.into_iter().map(|(region, body)| (region, serde_json::from_str(&body).expect("a body is JSON"))).collect()
+    }
+
+    /// Asserts that sums of device seconds, kept attempt by attempt, are those of a recount, and that no worker computed for longer
+    /// than it was up.
+    pub fn assert_ledger_adds_up(&self) {
+        let none = [
+            (
+                "conditions whose spent device seconds differ from their attempts'",
+                "SELECT count(*) FROM (
+                     SELECT condition_id, outcome, count(*) AS attempts, sum(device_s) AS seconds
+                     FROM attempt JOIN job ON job.id = job_id WHERE outcome <> 'running' GROUP BY 1, 2) AS recount
+                 FULL JOIN spent USING (condition_id, outcome)
+                 WHERE recount.attempts IS NOT spent.attempts OR abs(seconds - gpu_seconds) > 1e-6 * (1 + seconds)",
+            ),
+            (
+                "workers whose useful or wasted seconds differ from their attempts'",
+                "SELECT count(*) FROM worker LEFT JOIN (
+                     SELECT worker_id, sum(iif(outcome = 'done', device_s, 0)) AS useful, sum(iif(outcome = 'done', 0, device_s)) AS wasted
+                     FROM attempt WHERE outcome <> 'running' GROUP BY 1) AS recount ON worker_id = worker.id
+                 WHERE abs(useful_s - coalesce(useful, 0)) > 1e-6 * (1 + useful_s)
+                    OR abs(wasted_s - coalesce(wasted, 0)) > 1e-6 * (1 + wasted_s)",
+            ),
+            (
+                "workers that computed for longer than they were up",
+                "SELECT count(*) FROM worker WHERE useful_s + wasted_s > (heartbeat_at - registered_at) / 1000.0 + 1",
+            ),
+        ];
+        for (what, query) in none {
+            assert_eq!(self.number(query), 0, "{what}");
+        }
     }
 
     /// Asserts what must hold of every database at every moment.

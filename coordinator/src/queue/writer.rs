@@ -283,19 +283,14 @@ impl Writer {
         }
     }
 
-    /// Whether anything changed.
+    /// Whether anything changed. Every statement is a trip to SQLite's thread and back, so those between two commands go together.
     async fn transaction(&mut self, commands: Vec<Command>, replies: &mut Vec<Reply>) -> Result<bool> {
         let store = &mut self.store;
-        store.execute("BEGIN IMMEDIATE").await?;
-        let before = store.total_changes().await?;
+        let before = store.begin().await?;
         for command in commands {
-            store.execute("SAVEPOINT command").await?;
             let (succeeded, reply) = command(store).await;
             replies.push(reply);
-            if !succeeded {
-                store.execute("ROLLBACK TO command").await?;
-            }
-            store.execute("RELEASE command").await?;
+            store.execute(if succeeded { "RELEASE command; SAVEPOINT command" } else { "ROLLBACK TO command" }).await?;
         }
         let changed = store.total_changes().await? != before;
         store.execute("COMMIT").await?;

@@ -20,8 +20,9 @@ impl Store {
                 let ending = Ending::Done { seconds: done.result.seconds() };
                 self.close_attempt(done.job, done.fence, ending, step.counts()).await?;
                 self.write(done.job, &from, &step, None).await?;
-                self.insert_result(done, true).await?;
-                self.unblock_dependents_of(done.job).await?;
+                if self.insert_result(done, true).await? {
+                    self.unblock_dependents_of(done.job).await?;
+                }
                 Disposition::Accepted
             }
             Err(Refused::Duplicate) => Disposition::Duplicate,
@@ -140,14 +141,16 @@ impl Store {
             .ok_or_else(|| QueueError::MissingArtifact { job: done.job, digest: done.result.image().clone() })
     }
 
-    async fn insert_result(&mut self, done: &Completed, counted: bool) -> Result<()> {
+    /// Whether other conditions need the job's.
+    async fn insert_result(&mut self, done: &Completed, counted: bool) -> Result<bool> {
         let body = serde_json::to_string(&done.result).map_err(|error| corrupt("a result", error))?;
         let scores = done.result.sample();
-        sqlx::query(
+        let needed: Option<bool> = sqlx::query_scalar(
             "INSERT INTO result (job_id, condition_id, fence, counted, worker_id, image_sha256, activation, effective_gamma,
                                  probe_class, body, created_at)
              SELECT id, condition_id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 FROM job WHERE id = ?1
-             ON CONFLICT (job_id, fence) DO NOTHING",
+             ON CONFLICT (job_id, fence) DO NOTHING
+             RETURNING EXISTS (SELECT 1 FROM need WHERE needs_condition_id = result.condition_id)",
         )
         .bind(done.job.0)
         .bind(done.fence.0)
@@ -159,9 +162,9 @@ impl Store {
         .bind(scores.map(|scores| &scores.probe.class))
         .bind(body)
         .bind(self.clock.now())
-        .execute(&mut self.connection)
+        .fetch_optional(&mut self.connection)
         .await?;
-        Ok(())
+        Ok(needed.unwrap_or(true))
     }
 
     /// Class and message of the last one since the job was retried by hand.

@@ -1,6 +1,6 @@
 //! Workers come, take jobs under a lease, keep them by heartbeats, and lose them by silence.
 
-use super::{Ending, Result, Store, corrupt, fragments, json_list};
+use super::{Ending, Result, Store, corrupt, json_list};
 use crate::queue::clock::Millis;
 use crate::queue::error::QueueError;
 use crate::queue::pace;
@@ -13,6 +13,7 @@ use protocol::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
 use protocol::job::Condition;
 use protocol::outcome::FailureClass;
 use sqlx::Row;
+use std::collections::HashSet;
 
 /// Jobs that one claim can get at most.
 const MAX_CLAIM: u32 = 256;
@@ -184,43 +185,36 @@ impl Store {
         .await?)
     }
 
-    /// Up to `max` jobs of an experiment that can be claimed now. Each of the queries is answered from an index.
+    /// Up to `max` jobs of an experiment that can be claimed now. Each part of the query is answered from an index.
     async fn ready(&mut self, turn: &Turn, loaded: &[ConditionId], max: usize) -> Result<Vec<Ready>> {
-        let now = self.clock.now();
-        let mut chosen: Vec<Ready> = Vec::new();
-        let loaded = json_list(loaded.iter().take(MAX_LOADED))?;
-        let queries = [
-            // Conditions whose models are in memory, best first.
-            "FROM json_each(?4) AS loaded CROSS JOIN job INDEXED BY job_by_state
-                 ON job.condition_id = loaded.value AND job.state = 'ready'
-             WHERE job.experiment_id = ?1 AND job.not_before <= ?2 ORDER BY loaded.key, job.id LIMIT ?3",
-            // What comes back from a back-off, so that people see soon whether it fails again.
-            "FROM job INDEXED BY job_ready
-             WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?2 AND ?4 IS NOT NULL
-             ORDER BY not_before, id LIMIT ?3",
-            "FROM job INDEXED BY job_ready
-             WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 AND ?2 IS NOT NULL AND ?4 IS NOT NULL
-             ORDER BY id LIMIT ?3",
-        ];
-        for from in queries {
-            if chosen.len() >= max || (from == queries[0] && loaded == "[]") {
-                continue;
-            }
-            let found: Vec<Ready> = sqlx::query_as(fragments(format!(
-                "SELECT job.id, job.condition_id, job.seed, job.fence, job.attempts, job.max_attempts, job.losses {from}"
-            )))
-            .bind(turn.id)
-            .bind(now)
-            .bind(max as i64)
-            .bind(&loaded)
-            .fetch_all(&mut self.connection)
-            .await?;
-            for job in found {
-                if !chosen.iter().any(|known| known.id == job.id) {
-                    chosen.push(job);
-                }
-            }
-        }
+        let mut chosen: Vec<Ready> = sqlx::query_as(
+            "SELECT id, condition_id, seed, fence, attempts, max_attempts, losses FROM (
+                 -- Conditions whose models are in memory, best first.
+                 SELECT * FROM (
+                     SELECT job.*, 1 AS part, loaded.key AS place
+                     FROM json_each(?4) AS loaded CROSS JOIN job INDEXED BY job_by_state
+                         ON job.condition_id = loaded.value AND job.state = 'ready'
+                     WHERE job.experiment_id = ?1 AND job.not_before <= ?2 ORDER BY loaded.key, job.id LIMIT ?3)
+                 UNION ALL
+                 -- What comes back from a back-off, so that people see soon whether it fails again.
+                 SELECT * FROM (
+                     SELECT job.*, 2 AS part, not_before AS place FROM job INDEXED BY job_ready
+                     WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?2
+                     ORDER BY not_before, id LIMIT ?3)
+                 UNION ALL
+                 SELECT * FROM (
+                     SELECT job.*, 3 AS part, 0 AS place FROM job INDEXED BY job_ready
+                     WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 ORDER BY id LIMIT ?3)
+             ) ORDER BY part, place, id",
+        )
+        .bind(turn.id)
+        .bind(self.clock.now())
+        .bind(max as i64)
+        .bind(json_list(loaded.iter().take(MAX_LOADED))?)
+        .fetch_all(&mut self.connection)
+        .await?;
+        let mut known = HashSet::new();
+        chosen.retain(|job| known.insert(job.id));
         chosen.truncate(max);
         Ok(chosen)
     }
@@ -298,16 +292,16 @@ impl Store {
             });
         }
         let jobs = claimed.jobs.len() - before;
-        sqlx::query("UPDATE worker SET heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
-            .bind(now)
-            .bind(worker.0)
-            .execute(&mut self.connection)
-            .await?;
-        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 WHERE id = ?1")
-            .bind(turn.id)
-            .bind(turn.cost_s * jobs as f64 / turn.share)
-            .execute(&mut self.connection)
-            .await?;
+        sqlx::query(
+            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?1) WHERE id = ?2;
+             UPDATE experiment SET virtual_time = virtual_time + ?3 WHERE id = ?4",
+        )
+        .bind(now)
+        .bind(worker.0)
+        .bind(turn.cost_s * jobs as f64 / turn.share)
+        .bind(turn.id)
+        .execute(&mut self.connection)
+        .await?;
         Ok(())
     }
 

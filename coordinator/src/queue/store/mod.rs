@@ -128,7 +128,11 @@ impl Store {
                     device_s = max(coalesce(?11, (SELECT computing_ms / 1000.0 FROM job WHERE id = job_id)), 0)
                                / (SELECT slots FROM worker WHERE id = worker_id)
              WHERE job_id = ?12 AND fence = ?13 AND outcome = 'running'
-             RETURNING device_s, expected_s, (ended_at - started_at) / 1000.0 AS wall_s",
+             RETURNING device_s, expected_s, (ended_at - started_at) / 1000.0 AS wall_s,
+                 (SELECT experiment_id FROM job WHERE id = job_id) AS experiment,
+                 (SELECT cost_s FROM job JOIN experiment ON experiment.id = experiment_id WHERE job.id = job_id) AS cost_s,
+                 (SELECT device_name FROM worker WHERE id = worker_id) AS device_name,
+                 (SELECT batch FROM worker WHERE id = worker_id) AS batch",
         )
         .bind(self.clock.now())
         .bind(outcome)
@@ -148,35 +152,30 @@ impl Store {
         .ok_or_else(|| corrupt(format!("job {job}"), "its running attempt is not there"))?;
         let (device_s, wall_s): (f64, f64) = (closed.try_get("device_s")?, closed.try_get("wall_s")?);
         let surprise = device_s - closed.try_get::<f64, _>("expected_s")?;
-        let (experiment, cost_s, device_name, batch): (i64, f64, String, u32) = sqlx::query_as(
-            "SELECT experiment.id, experiment.cost_s, worker.device_name, worker.batch
-             FROM job JOIN experiment ON experiment.id = job.experiment_id JOIN worker ON worker.id = job.worker_id
-             WHERE job.id = ?",
-        )
-        .bind(job.0)
-        .fetch_one(&mut self.connection)
-        .await?;
+        let (experiment, cost_s): (i64, f64) = (closed.try_get("experiment")?, closed.try_get("cost_s")?);
+        let (device_name, batch): (String, u32) = (closed.try_get("device_name")?, closed.try_get("batch")?);
         let done = matches!(ending, Ending::Done { .. });
-        sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1")
-            .bind(experiment)
-            .bind(surprise)
-            .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
-            .execute(&mut self.connection)
-            .await?;
-        if done {
-            // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
-            let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
-            sqlx::query(
-                "INSERT INTO pace (experiment_id, device_name, bucket, attempts) VALUES (?, ?, ?, 1)
+        // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
+        let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
+        sqlx::query(
+            "UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1;
+             INSERT INTO pace (experiment_id, device_name, bucket, attempts) SELECT ?1, ?4, ?5, 1 WHERE ?5 IS NOT NULL
                  ON CONFLICT (experiment_id, device_name, bucket) DO UPDATE SET attempts = attempts + 1",
-            )
-            .bind(experiment)
-            .bind(device_name)
-            .bind(pace::bucket(took))
-            .execute(&mut self.connection)
-            .await?;
-        }
+        )
+        .bind(experiment)
+        .bind(surprise)
+        .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
+        .bind(device_name)
+        .bind(done.then(|| pace::bucket(took)))
+        .execute(&mut self.connection)
+        .await?;
         Ok(())
+    }
+
+    /// Begins a transaction and a savepoint named `command` in it; returns [`Store::total_changes`].
+    pub async fn begin(&mut self) -> Result<i64> {
+        let begin = "BEGIN IMMEDIATE; SAVEPOINT command; SELECT total_changes()";
+        Ok(sqlx::query_scalar(begin).fetch_one(&mut self.connection).await?)
     }
 
     /// Rows that this connection has changed since it was opened.

@@ -24,7 +24,10 @@ impl Snapshot {
             "SELECT (SELECT count(*) FROM worker WHERE activity = 'working'),
                     (SELECT count(*) FROM (
                         SELECT 1 FROM job INDEXED BY job_ready
-                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before <= ?4 AND id < ?2 LIMIT ?3))",
+                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?4 AND id <> ?2
+                        UNION ALL
+                        SELECT 1 FROM job INDEXED BY job_ready
+                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 AND id < ?2 LIMIT ?3))",
         )
         .bind(detail.job.experiment_id.0)
         .bind(detail.job.id.0)
