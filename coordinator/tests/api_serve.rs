@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::cli::serve::{Options, Running, ServeError, start};
 use coordinator::queue::access::{Access, Cancel, Retry};
-use coordinator::queue::{Clock, OpenError, Settings, open_database, owner};
+use coordinator::queue::{Clock, Filter, OpenError, Settings, open_database, owner};
 use protocol::claim::Claim;
 use protocol::endpoint::Endpoint;
 use protocol::error::{Refusal, RefusalCode};
@@ -160,12 +160,12 @@ async fn commands_reach_the_table_whether_or_not_somebody_serves_it() {
     assert!(matches!(access, Access::Remote(_)));
     assert_eq!(access.preview(&plan("both", 1, 3)).await.unwrap().new_jobs, 1);
     assert_eq!(access.submit(&plan("both", 1, 3)).await.unwrap().new_jobs, 1);
-    let everything = Cancel::Experiment { name: "both".to_owned(), condition: None };
+    let everything = Cancel::Where(Filter::experiment("both"));
     assert_eq!(access.cancel(&everything).await.unwrap().jobs, 3);
     let changed = access.cancel(&Cancel::Jobs(vec![protocol::ids::JobId(1)])).await.unwrap();
     assert_eq!((changed.jobs, changed.unchanged.len()), (0, 1));
     assert_eq!(access.retry(&Retry::Jobs(vec![protocol::ids::JobId(1)])).await.unwrap().jobs, 1);
-    let unknown = Cancel::Experiment { name: "bith".to_owned(), condition: None };
+    let unknown = Cancel::Where(Filter::experiment("bith"));
     let message = access.cancel(&unknown).await.unwrap_err().to_string();
     assert!(message.contains("did you mean `both`?"), "{message}");
     running.stop().await.unwrap();

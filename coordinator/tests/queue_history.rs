@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::{self, Event, Job, State};
-use coordinator::queue::{Queue, Settings, view};
+use coordinator::queue::{Filter, Queue, Settings, view};
 use proptest::prelude::*;
 use protocol::claim::ClaimedJob;
 use protocol::heartbeat::Release;
@@ -266,7 +266,7 @@ impl History {
             }
             Act::CancelExperiment => {
                 let taken = self.take_all(Event::Cancel, |_| true);
-                let everything = Cancel::Experiment { name: "history".to_owned(), condition: None };
+                let everything = Cancel::Where(Filter::experiment("history"));
                 assert_eq!(self.queue.cancel(everything).await.unwrap().jobs, taken);
             }
             Act::RetryJob { job } => {
@@ -282,7 +282,7 @@ impl History {
             Act::RetryFailed => {
                 let stuck = |job: &Expected| matches!(job.job.state, State::Failed | State::Blocked);
                 let taken = self.take_all(Event::Retry { attempts: MAX_ATTEMPTS }, stuck);
-                let changed = self.queue.retry(Retry::Failed { experiment: None }).await.unwrap();
+                let changed = self.queue.retry(Retry::Where(Filter::default())).await.unwrap();
                 assert_eq!(changed.jobs, taken);
             }
             Act::Submit { seeds } => self.submit(seeds).await,

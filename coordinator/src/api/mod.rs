@@ -51,10 +51,7 @@ pub fn router(state: ApiState) -> Router {
         .layer(middleware::from_fn(|request: Request, next: Next| within(MESSAGE_TIMEOUT, request, next)));
     let long = Router::new()
         .route("/artifacts/{sha256}", put(worker::upload))
-        .route("/submit", post(operator::submit))
-        .route("/preview", post(operator::preview))
-        .route("/cancel", post(operator::cancel))
-        .route("/retry", post(operator::retry))
+        .merge(operator::routes())
         .layer(DefaultBodyLimit::max(MAX_PLAN))
         .layer(middleware::from_fn(|request: Request, next: Next| within(LONG_TIMEOUT, request, next)));
     let api = messages

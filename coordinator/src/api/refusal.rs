@@ -35,11 +35,9 @@ impl From<QueueError> for Refused {
         use QueueError as E;
         let (status, code) = match &error {
             E::UnknownWorker(_) => (StatusCode::NOT_FOUND, RefusalCode::UnknownWorker),
-            E::NoSuchJob(_)
-            | E::NoSuchExperiment { .. }
-            | E::NothingToNeed { .. }
-            | E::NoSuchCondition { .. }
-            | E::NeverClaimed { .. } => (StatusCode::NOT_FOUND, RefusalCode::NotFound),
+            E::NoSuchJob(_) | E::NoSuchExperiment { .. } | E::NothingToNeed { .. } | E::NeverClaimed { .. } => {
+                (StatusCode::NOT_FOUND, RefusalCode::NotFound)
+            }
             E::MissingArtifact { .. } => (StatusCode::CONFLICT, RefusalCode::MissingArtifact),
             E::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, RefusalCode::Stopping),

@@ -75,6 +75,22 @@ impl Access {
         })
     }
 
+    /// What [`Access::cancel`] would change.
+    pub async fn rehearse_cancel(&self, cancel: &Cancel) -> Result<Changed, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("cancel/rehearsal", cancel).await?,
+            Self::Local(queue) => queue.rehearse_cancel(cancel.clone()).await?,
+        })
+    }
+
+    /// What [`Access::retry`] would change.
+    pub async fn rehearse_retry(&self, retry: &Retry) -> Result<Changed, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("retry/rehearsal", retry).await?,
+            Self::Local(queue) => queue.rehearse_retry(retry.clone()).await?,
+        })
+    }
+
     /// Closes the file if this process had opened it.
     pub async fn close(self) {
         if let Self::Local(queue) = self {

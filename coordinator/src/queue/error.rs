@@ -1,6 +1,6 @@
 //! Why the job table could not be opened, or did not do what it was asked.
 
-use protocol::ids::{ConditionId, Digest, Fence, JobId, WorkerId};
+use protocol::ids::{Digest, Fence, JobId, WorkerId};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,8 +51,6 @@ pub enum QueueError {
     NoSuchExperiment { name: String, nearest: Option<String> },
     #[error("nothing in experiment `{needs}`, which this one needs, matches subject `{subject}`, region `{region}`")]
     NothingToNeed { needs: String, subject: String, region: String },
-    #[error("experiment `{experiment}` has no condition {condition}")]
-    NoSuchCondition { experiment: String, condition: ConditionId },
     #[error("job {job} was never given to worker {worker} under fence {fence}")]
     NeverClaimed { job: JobId, fence: Fence, worker: WorkerId },
     #[error("the result of job {job} names image {digest}, which is not in the store; upload it first")]

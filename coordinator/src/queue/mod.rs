@@ -6,6 +6,7 @@
 pub mod access;
 pub mod clock;
 mod error;
+pub mod filter;
 pub mod owner;
 pub mod pace;
 pub mod policy;
@@ -18,6 +19,7 @@ pub mod writer;
 
 pub use clock::Clock;
 pub use error::{OpenError, QueueError};
+pub use filter::Filter;
 pub use writer::{Queue, Settings};
 
 use sqlx::migrate::Migrator;

@@ -1,8 +1,9 @@
 //! What people ask of the job table, and the answers; the command line and the API share these types.
 
 use crate::plan::Plan;
+use crate::queue::filter::Filter;
 use crate::queue::state::State;
-use protocol::ids::{ConditionId, ExperimentId, JobId};
+use protocol::ids::{ExperimentId, JobId};
 use serde::{Deserialize, Serialize};
 
 /// What submitting a plan changed.
@@ -47,25 +48,22 @@ impl Preview {
 }
 
 /// Which jobs to cancel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cancel {
     Jobs(Vec<JobId>),
-    /// Everything of an experiment, or of one of its conditions, that is not finished.
-    Experiment {
-        name: String,
-        condition: Option<ConditionId>,
-    },
+    /// All that fit and are not finished.
+    Where(Filter),
 }
 
 /// Which jobs to retry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// Failed, cancelled or blocked jobs. Jobs that their conditions' bad input blocked become ready with them.
     Jobs(Vec<JobId>),
-    /// Every failed or blocked job, of one experiment or of all.
-    Failed { experiment: Option<String> },
+    /// All that fit and failed or are blocked; cancelled ones too if the filter names states.
+    Where(Filter),
 }
 
 /// What a cancel or retry changed.

@@ -13,7 +13,7 @@ pub use condition::{Axes, Condition, Counts, Experiment, GpuSeconds, Science, Sc
 pub use explain::{Surroundings, explain};
 pub use failure::FailureGroup;
 pub use image::Image;
-pub use job::{Attempt, Job, JobDetail, JobFilter};
+pub use job::{Attempt, Job, JobDetail, JobPage};
 pub use worker::{Running, WORKER_HISTORY, Worker};
 
 pub use super::state::State;

@@ -154,6 +154,16 @@ impl Queue {
         self.run(|store| Box::pin(async move { store.retry(&retry).await })).await
     }
 
+    /// What [`Queue::cancel`] would change.
+    pub async fn rehearse_cancel(&self, cancel: Cancel) -> Result<Changed> {
+        self.run(|store| Box::pin(async move { store.rehearse_cancel(&cancel).await })).await
+    }
+
+    /// What [`Queue::retry`] would change.
+    pub async fn rehearse_retry(&self, retry: Retry) -> Result<Changed> {
+        self.run(|store| Box::pin(async move { store.rehearse_retry(&retry).await })).await
+    }
+
     /// Takes back the jobs whose leases have run out, and returns them.
     pub async fn expire(&self) -> Result<Vec<JobId>> {
         self.run(|store| Box::pin(store.expire())).await

@@ -3,10 +3,13 @@
 use super::need::met;
 use super::{Result, Store, fragments, json_list};
 use crate::queue::error::QueueError;
+use crate::queue::filter::{self, Filter};
 use crate::queue::request::{Cancel, Changed, Retry};
 use crate::queue::share;
 use crate::queue::state::{EventKind, State, sources};
 use protocol::ids::{ExperimentId, JobId};
+use sqlx::QueryBuilder;
+use std::collections::HashSet;
 
 /// Which jobs a statement moves: a condition on the table `job` over the JSON list `?1`.
 #[derive(Debug)]
@@ -29,17 +32,9 @@ impl Store {
     pub async fn cancel(&mut self, cancel: &Cancel) -> Result<Changed> {
         let (selection, unchanged) = match cancel {
             Cancel::Jobs(ids) => (Selection::jobs(ids)?, self.outside(ids, EventKind::Cancel).await?),
-            Cancel::Experiment { name, condition } => {
-                let experiment = self.require_experiment(name).await?;
-                let mut conditions = self.conditions_of(Some(experiment)).await?;
-                if let Some(condition) = condition {
-                    conditions.retain(|id| *id == condition.0);
-                    if conditions.is_empty() {
-                        let (experiment, condition) = (name.clone(), *condition);
-                        return Err(QueueError::NoSuchCondition { experiment, condition });
-                    }
-                }
-                (Selection::conditions(conditions)?, Vec::new())
+            Cancel::Where(filter) => {
+                let fitting = self.fitting(filter, sources(EventKind::Cancel)).await?;
+                (Selection::jobs(&fitting)?, Vec::new())
             }
         };
         self.close_running_as_cancelled(&selection).await?;
@@ -58,31 +53,57 @@ impl Store {
         Ok(Changed { jobs: moved.rows_affected(), unchanged })
     }
 
-    /// Gives jobs their attempts anew. Naming a job also unblocks the others of its condition; jobs whose needs are not met stay
+    /// Gives jobs their attempts anew. Choosing a job also unblocks the others of its condition; jobs whose needs are not met stay
     /// blocked.
     pub async fn retry(&mut self, retry: &Retry) -> Result<Changed> {
-        match retry {
-            Retry::Jobs(ids) => {
-                let unchanged = self.outside(ids, EventKind::Retry).await?;
-                let conditions = self.conditions_to_unblock(ids, &unchanged).await?;
-                self.close_breakers(&conditions).await?;
-                let named = self.move_to_ready(&Selection::jobs(ids)?, sources(EventKind::Retry)).await?;
-                let blocked = sources(EventKind::Retry).filter(|state| *state == State::Blocked);
-                let unblocked = self.move_to_ready(&Selection::conditions(conditions)?, blocked).await?;
-                Ok(Changed { jobs: named + unblocked, unchanged })
+        let (ids, unchanged) = match retry {
+            Retry::Jobs(ids) => (ids.clone(), self.outside(ids, EventKind::Retry).await?),
+            Retry::Where(filter) => {
+                // What a person cancelled stays so unless it is asked for.
+                let wanted = |state: &State| *state != State::Cancelled || filter.names_state();
+                (self.fitting(filter, sources(EventKind::Retry).filter(wanted)).await?, Vec::new())
             }
-            Retry::Failed { experiment } => {
-                let experiment = match experiment {
-                    Some(name) => Some(self.require_experiment(name).await?),
-                    None => None,
-                };
-                let conditions = self.conditions_of(experiment).await?;
-                self.close_breakers(&conditions).await?;
-                let stuck = sources(EventKind::Retry).filter(|state| *state != State::Cancelled);
-                let jobs = self.move_to_ready(&Selection::conditions(conditions)?, stuck).await?;
-                Ok(Changed { jobs, unchanged: Vec::new() })
-            }
+        };
+        let conditions = self.conditions_to_unblock(&ids, &unchanged).await?;
+        self.close_breakers(&conditions).await?;
+        let chosen = self.move_to_ready(&Selection::jobs(&ids)?, sources(EventKind::Retry)).await?;
+        let blocked = sources(EventKind::Retry).filter(|state| *state == State::Blocked);
+        let unblocked = self.move_to_ready(&Selection::conditions(conditions)?, blocked).await?;
+        Ok(Changed { jobs: chosen + unblocked, unchanged })
+    }
+
+    /// What [`Store::cancel`] would change; changes nothing.
+    pub async fn rehearse_cancel(&mut self, cancel: &Cancel) -> Result<Changed> {
+        self.execute("SAVEPOINT rehearsal").await?;
+        let changed = self.cancel(cancel).await;
+        self.end_rehearsal().await?;
+        changed
+    }
+
+    /// What [`Store::retry`] would change; changes nothing.
+    pub async fn rehearse_retry(&mut self, retry: &Retry) -> Result<Changed> {
+        self.execute("SAVEPOINT rehearsal").await?;
+        let changed = self.retry(retry).await;
+        self.end_rehearsal().await?;
+        changed
+    }
+
+    async fn end_rehearsal(&mut self) -> Result<()> {
+        self.execute("ROLLBACK TO rehearsal").await?;
+        self.execute("RELEASE rehearsal").await
+    }
+
+    /// The jobs in one of `states` that fit. An experiment that the filter asks for must exist.
+    async fn fitting(&mut self, filter: &Filter, states: impl Iterator<Item = State>) -> Result<Vec<JobId>> {
+        for name in filter.experiments() {
+            self.require_experiment(name).await?;
         }
+        let mut statement = QueryBuilder::new("SELECT job.id ");
+        statement.push(filter::FROM).push("WHERE counter.state IN (SELECT value FROM json_each(");
+        statement.push_bind(json_list(states)?).push("))");
+        filter.push(&mut statement);
+        let ids: Vec<i64> = statement.build_query_scalar().fetch_all(&mut self.connection).await?;
+        Ok(ids.into_iter().map(JobId).collect())
     }
 
     async fn close_breakers(&mut self, conditions: &[i64]) -> Result<()> {
@@ -188,16 +209,10 @@ impl Store {
     }
 
     async fn conditions_to_unblock(&mut self, ids: &[JobId], unchanged: &[(JobId, State)]) -> Result<Vec<i64>> {
-        let moved = ids.iter().filter(|id| !unchanged.iter().any(|(left, _)| left == *id));
+        let unchanged: HashSet<JobId> = unchanged.iter().map(|(left, _)| *left).collect();
+        let moved = ids.iter().filter(|id| !unchanged.contains(id));
         Ok(sqlx::query_scalar("SELECT DISTINCT condition_id FROM job WHERE id IN (SELECT value FROM json_each(?))")
             .bind(json_list(moved)?)
-            .fetch_all(&mut self.connection)
-            .await?)
-    }
-
-    async fn conditions_of(&mut self, experiment: Option<ExperimentId>) -> Result<Vec<i64>> {
-        Ok(sqlx::query_scalar("SELECT id FROM condition WHERE ?1 IS NULL OR experiment_id = ?1")
-            .bind(experiment.map(|id| id.0))
             .fetch_all(&mut self.connection)
             .await?)
     }
