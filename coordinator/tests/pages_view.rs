@@ -150,7 +150,7 @@ async fn every_state_of_a_job_has_its_sentence() {
         let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
         let detail = snapshot.job(JobId(id)).await.unwrap().unwrap();
         let around = snapshot.surroundings(&detail).await.unwrap();
-        explain(&detail, around, NOW)
+        explain(&detail, &around, NOW)
     };
     let first = async |fixture: &Fixture, state: State| {
         let filter = JobPage { filter: Filter::default().and_state(state), after: None, limit: 2 };

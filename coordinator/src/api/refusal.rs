@@ -1,6 +1,7 @@
 //! Refusals: every error of the API as a status and a `protocol::error::Refusal`.
 
 use crate::artifacts::ArtifactError;
+use crate::artifacts::gc::CollectError;
 use crate::queue::QueueError;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
@@ -35,17 +36,28 @@ impl From<QueueError> for Refused {
         use QueueError as E;
         let (status, code) = match &error {
             E::UnknownWorker(_) => (StatusCode::NOT_FOUND, RefusalCode::UnknownWorker),
-            E::NoSuchJob(_) | E::NoSuchExperiment { .. } | E::NothingToNeed { .. } | E::NeverClaimed { .. } => {
-                (StatusCode::NOT_FOUND, RefusalCode::NotFound)
-            }
+            E::NoSuchJob(_)
+            | E::NoSuchExperiment { .. }
+            | E::NotQuarantined { .. }
+            | E::NothingToNeed { .. }
+            | E::NeverClaimed { .. } => (StatusCode::NOT_FOUND, RefusalCode::NotFound),
             E::MissingArtifact { .. } => (StatusCode::CONFLICT, RefusalCode::MissingArtifact),
-            E::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed),
+            E::NonFinite { .. } | E::NoShare(_) => (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, RefusalCode::Stopping),
             E::NotWritten | E::Corrupt { .. } | E::Database(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal)
             }
         };
         Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<CollectError> for Refused {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Queue(error) => error.into(),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, chain(&error)),
+        }
     }
 }
 

@@ -49,6 +49,10 @@ pub enum QueueError {
     NoSuchJob(JobId),
     #[error("there is no experiment `{name}`{}", hint(.nearest))]
     NoSuchExperiment { name: String, nearest: Option<String> },
+    #[error("no device `{key}` is quarantined; {}", quarantined(.known))]
+    NotQuarantined { key: String, known: Vec<String> },
+    #[error("the share of an experiment must be above 0, found {0}")]
+    NoShare(f64),
     #[error("nothing in experiment `{needs}`, which this one needs, matches subject `{subject}`, region `{region}`")]
     NothingToNeed { needs: String, subject: String, region: String },
     #[error("job {job} was never given to worker {worker} under fence {fence}")]
@@ -85,6 +89,13 @@ pub(super) fn advice(error: &sqlx::Error) -> &'static str {
         }
         Some("26") => "; it is not a database, name another file with --db",
         _ => "",
+    }
+}
+
+fn quarantined(known: &[String]) -> String {
+    match known {
+        [] => "none is".to_owned(),
+        known => format!("these are: {}", known.join(", ")),
     }
 }
 

@@ -66,6 +66,49 @@ pub enum Retry {
     Where(Filter),
 }
 
+/// How an experiment is to be served from now on; `None` leaves a part as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adjust {
+    pub experiment: String,
+    /// Whether its jobs stay where they are; those that run go on.
+    pub paused: Option<bool>,
+    pub priority: Option<i32>,
+    /// Above 0.
+    pub share: Option<f64>,
+}
+
+impl Adjust {
+    /// Changes nothing of the experiment.
+    pub fn nothing(experiment: String) -> Self {
+        Self { experiment, paused: None, priority: None, share: None }
+    }
+}
+
+/// How an experiment is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    pub experiment: String,
+    pub paused: bool,
+    pub priority: i32,
+    pub share: f64,
+}
+
+/// Which stored files to remove: those that no result names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collect {
+    /// Only files that were stored longer ago.
+    pub older_than_ms: u64,
+    /// Count them, and remove none.
+    pub dry_run: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    pub images: u64,
+    pub bytes: u64,
+}
+
 /// What a cancel or retry changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {

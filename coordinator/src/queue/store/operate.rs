@@ -1,13 +1,13 @@
-//! What people ask: cancel, retry.
+//! What people ask: cancel, retry, pause, release, collect.
 
 use super::need::met;
 use super::{Result, Store, fragments, json_list};
 use crate::queue::error::QueueError;
 use crate::queue::filter::{self, Filter};
-use crate::queue::request::{Cancel, Changed, Retry};
+use crate::queue::request::{Adjust, Cancel, Changed, Retry, Served};
 use crate::queue::share;
 use crate::queue::state::{EventKind, State, sources};
-use protocol::ids::{ExperimentId, JobId};
+use protocol::ids::{Digest, ExperimentId, JobId};
 use sqlx::QueryBuilder;
 use std::collections::HashSet;
 
@@ -104,6 +104,87 @@ impl Store {
         filter.push(&mut statement);
         let ids: Vec<i64> = statement.build_query_scalar().fetch_all(&mut self.connection).await?;
         Ok(ids.into_iter().map(JobId).collect())
+    }
+
+    /// Changes how an experiment is served. One that was paused, or comes to another priority, starts where the others there stand.
+    pub async fn adjust(&mut self, adjust: &Adjust) -> Result<Served> {
+        if let Some(share) = adjust.share.filter(|share| !(share.is_finite() && *share > 0.0)) {
+            return Err(QueueError::NoShare(share));
+        }
+        let id = self.require_experiment(&adjust.experiment).await?;
+        let (paused, priority): (bool, i32) = sqlx::query_as("SELECT paused, priority FROM experiment WHERE id = ?")
+            .bind(id.0)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let stays_paused = adjust.paused.unwrap_or(paused);
+        let moves = adjust.priority.is_some_and(|new| new != priority);
+        // It is paused on its way, so that it wakes up where it arrives.
+        sqlx::query(
+            "UPDATE experiment SET paused = ?2, priority = coalesce(?3, priority), share = coalesce(?4, share) WHERE id = ?1",
+        )
+        .bind(id.0)
+        .bind(stays_paused || paused || moves)
+        .bind(adjust.priority)
+        .bind(adjust.share)
+        .execute(&mut self.connection)
+        .await?;
+        if !stays_paused && (paused || moves) {
+            self.wake(id).await?;
+        }
+        let (paused, priority, share) =
+            sqlx::query_as("UPDATE experiment SET paused = ?2 WHERE id = ?1 RETURNING paused, priority, share")
+                .bind(id.0)
+                .bind(stays_paused)
+                .fetch_one(&mut self.connection)
+                .await?;
+        self.readied |= !stays_paused;
+        Ok(Served { experiment: adjust.experiment.clone(), paused, priority, share })
+    }
+
+    /// Lets a quarantined device have jobs again; gives the reason of its quarantine.
+    pub async fn release_device(&mut self, key: &str) -> Result<String> {
+        let reason = sqlx::query_scalar("DELETE FROM quarantine WHERE device_key = ? RETURNING reason")
+            .bind(key)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        self.readied |= reason.is_some();
+        match reason {
+            Some(reason) => Ok(reason),
+            None => {
+                let known = sqlx::query_scalar("SELECT device_key FROM quarantine ORDER BY device_key");
+                let known = known.fetch_all(&mut self.connection).await?;
+                Err(QueueError::NotQuarantined { key: key.to_owned(), known })
+            }
+        }
+    }
+
+    /// The files that no result names; their rows go, except in a dry run.
+    pub async fn forget_artifacts(&mut self, digests: &[Digest], dry_run: bool) -> Result<Vec<Digest>> {
+        let mut unnamed = Vec::new();
+        for digest in digests {
+            let named = sqlx::query("SELECT 1 FROM result WHERE image_sha256 = ? LIMIT 1").bind(digest.as_str());
+            if named.fetch_optional(&mut self.connection).await?.is_some() {
+                continue;
+            }
+            if !dry_run {
+                let row = sqlx::query("DELETE FROM artifact WHERE sha256 = ?").bind(digest.as_str());
+                row.execute(&mut self.connection).await?;
+            }
+            unnamed.push(digest.clone());
+        }
+        Ok(unnamed)
+    }
+
+    /// Those of the files that no row names.
+    pub async fn without_row(&mut self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+        let mut without = Vec::new();
+        for digest in digests {
+            let row = sqlx::query("SELECT 1 FROM artifact WHERE sha256 = ?").bind(digest.as_str());
+            if row.fetch_optional(&mut self.connection).await?.is_none() {
+                without.push(digest);
+            }
+        }
+        Ok(without)
     }
 
     async fn close_breakers(&mut self, conditions: &[i64]) -> Result<()> {
