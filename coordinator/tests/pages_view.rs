@@ -186,11 +186,9 @@ async fn every_state_of_a_job_has_its_sentence() {
         format!("Cancelled at 2026-03-14 15:09:26 UTC. `coordinator retry {ready}` makes it ready again.")
     );
     fixture.leave(ready, "blocked", 0).await;
+    fixture.run("UPDATE condition SET breaker = 'open'", |q| q).await;
     let blocked = sentence(&fixture, ready).await;
-    assert!(
-        blocked.starts_with("Held back, because an input of its condition was found missing or wrong"),
-        "{blocked}"
-    );
+    assert!(blocked.starts_with("Held back by bad input: its condition cannot be read"), "{blocked}");
     fixture.leave(ready, "ready", 0).await;
     fixture.run("UPDATE worker SET activity = 'silent'", |q| q).await;
     assert!(sentence(&fixture, ready).await.starts_with("Waits for a worker: none claims jobs now."));
