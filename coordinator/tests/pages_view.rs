@@ -35,7 +35,7 @@ async fn experiment_counts_equal_a_recount_of_the_jobs() {
 }
 
 #[tokio::test]
-async fn gpu_time_is_slot_time_by_outcome_and_running_attempts_count_up_to_now() {
+async fn gpu_time_is_slot_time_by_outcome_and_running_attempts_count_up_to_their_last_heartbeat() {
     let fixture = campaign().await;
     let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
     let spent = snapshot.experiments().await.unwrap()[0].gpu_seconds;

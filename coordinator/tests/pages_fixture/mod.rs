@@ -101,8 +101,8 @@ impl Fixture {
         let clock = self.clock;
         self.run(
             "UPDATE job SET state = 'running', fence = fence + 1, attempts = attempts + 1, worker_id = ?, lease_until = ?,
-                            step = ?, steps = 50, computing_ms = ? * 900, updated_at = ? WHERE id = ?",
-            |q| q.bind(worker).bind(clock + 60_000).bind(step).bind(step).bind(clock).bind(job),
+                            step = ?, steps = 50, computing_ms = 18000, updated_at = ? WHERE id = ?",
+            |q| q.bind(worker).bind(clock + 60_000).bind(step).bind(clock).bind(job),
         )
         .await;
         self.insert(

@@ -135,12 +135,11 @@ impl Store {
     /// What of a worker decides what it gets; `None` if it leaves.
     async fn claimant(&mut self, worker: WorkerId) -> Result<Option<Claimant>> {
         let row = sqlx::query(
-            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?2) WHERE id = ?1
-             RETURNING device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
-                       (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine",
+            "SELECT device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
+                    (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine
+             FROM worker WHERE id = ?",
         )
         .bind(worker.0)
-        .bind(self.clock.now())
         .fetch_optional(&mut self.connection)
         .await?
         .ok_or(QueueError::UnknownWorker(worker))?;
@@ -157,16 +156,21 @@ impl Store {
 
     /// Whether there are more jobs than workers could begin at once.
     async fn plenty(&mut self) -> Result<bool> {
-        let plenty = sqlx::query_scalar(
-            "SELECT needed < (SELECT count(*) FROM (
-                        SELECT 1 FROM job CROSS JOIN experiment ON experiment.id = experiment_id AND NOT paused
-                        WHERE state = 'ready' AND not_before <= ?1 LIMIT needed + 1))
-             FROM (SELECT coalesce(sum(slots * batch), 0) AS needed FROM worker WHERE activity = 'working')",
+        let at_once: i64 =
+            sqlx::query_scalar("SELECT coalesce(sum(slots * batch), 0) FROM worker WHERE activity = 'working'")
+                .fetch_one(&mut self.connection)
+                .await?;
+        let ready: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM (
+                 SELECT 1 FROM experiment CROSS JOIN job INDEXED BY job_ready
+                     ON job.experiment_id = experiment.id AND job.state = 'ready' AND job.not_before <= ?1
+                 WHERE experiment.paused = 0 LIMIT ?2)",
         )
         .bind(self.clock.now())
+        .bind(at_once + 1)
         .fetch_one(&mut self.connection)
         .await?;
-        Ok(plenty)
+        Ok(ready > at_once)
     }
 
     /// The experiments of these kinds (a JSON list) in the order in which they are served.
@@ -294,6 +298,11 @@ impl Store {
             });
         }
         let jobs = claimed.jobs.len() - before;
+        sqlx::query("UPDATE worker SET heartbeat_at = max(heartbeat_at, ?) WHERE id = ?")
+            .bind(now)
+            .bind(worker.0)
+            .execute(&mut self.connection)
+            .await?;
         sqlx::query("UPDATE experiment SET virtual_time = virtual_time + ?2 WHERE id = ?1")
             .bind(turn.id)
             .bind(turn.cost_s * jobs as f64 / turn.share)
