@@ -31,7 +31,7 @@ fn the_dashboard_shows_exact_counts_and_images_of_a_finished_grid() {
     wait_for("every job to be done", || {
         (table.number("SELECT count(*) FROM job WHERE state = 'done'") == 6).then_some(())
     });
-    let Some(page) = browser(&["--dump-dom"], &campaign.url()) else {
+    let Some(page) = browser(&["--dump-dom"], &campaign.dashboard()) else {
         eprintln!("skipped: no chromium");
         return;
     };

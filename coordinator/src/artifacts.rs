@@ -112,11 +112,6 @@ impl Upload {
         self.writer.write_all(chunk).await.map_err(|source| self.store.failure(&self.digest, source))
     }
 
-    /// Bytes written so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Checks the digest and makes the file durable under its name. Returns its bytes.
     pub async fn finish(mut self) -> Result<u64, ArtifactError> {
         let found = Digest::from_bytes(&std::mem::take(&mut self.hash).finalize().into());
@@ -179,7 +174,12 @@ mod tests {
         let digest = digest_of(b"picture");
         for _ in 0..2 {
             assert_eq!(store(&artifacts, &digest, &[b"pic", b"ture"]).await.ok(), Some(7));
+            let file = std::fs::File::options().write(true).open(artifacts.path(&digest)).expect("the stored file");
+            file.set_modified(std::time::UNIX_EPOCH).expect("its time can be set");
         }
+        assert_eq!(store(&artifacts, &digest, &[b"picture"]).await.ok(), Some(7));
+        let modified = artifacts.path(&digest).metadata().and_then(|file| file.modified()).expect("its time");
+        assert!(modified > std::time::UNIX_EPOCH, "an upload makes the file young again");
         assert_eq!(std::fs::read(artifacts.path(&digest)).expect("the stored file"), b"picture");
         assert_eq!(files_below(folder.path()), 1);
     }

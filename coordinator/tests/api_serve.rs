@@ -3,6 +3,7 @@
 
 mod queue_fixture;
 
+use coordinator::api::listener::Limits;
 use coordinator::cli::serve::{Options, Running, ServeError, start};
 use coordinator::queue::access::{Access, Cancel, Retry};
 use coordinator::queue::{Clock, Filter, OpenError, Settings, open_database, owner};
@@ -25,6 +26,7 @@ fn options(folder: &Path) -> Options {
         store: None,
         endpoint: Some(folder.join("home").join("endpoint.json")),
         settings: Settings { clock: Clock::System, ..settings() },
+        limits: Limits::default(),
     }
 }
 
@@ -130,7 +132,10 @@ async fn stopping_answers_the_claims_that_wait_and_ends_live_feeds() {
     let mut changes = running.queue.changes();
     changes.mark_unchanged();
     let upkeep = 1;
-    let request = reqwest::Client::new()
+    let request = tls::client(None)
+        .unwrap()
+        .build()
+        .unwrap()
         .post(format!("{}/api/v1/claim", running.url))
         .bearer_auth(running.token.as_str())
         .json(&Claim { wait_ms: 60_000, ..claim(worker, 1) });

@@ -3,6 +3,7 @@
 
 mod queue_fixture;
 
+use coordinator::api::listener::Limits;
 use coordinator::cli::serve::{Options, Running, start};
 use coordinator::queue::{Clock, Settings};
 use protocol::claim::{Claimed, ClaimedJob, Registered};
@@ -44,10 +45,16 @@ impl Served {
             store: None,
             endpoint: Some(folder.path().join("endpoint.json")),
             settings,
+            limits: Limits::default(),
         })
         .await
         .unwrap();
-        Self { folder, running, clock, http: reqwest::Client::new() }
+        Self {
+            folder,
+            running,
+            clock,
+            http: tls::client(None).unwrap().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -67,6 +74,12 @@ impl Served {
     async fn upload(&self, name: &Digest, bytes: &'static [u8]) -> Response {
         let request = self.request(Method::PUT, &format!("artifacts/{name}"));
         request.bearer_auth(self.running.token.as_str()).body(bytes).send().await.unwrap()
+    }
+
+    /// The cookie of a browser that opened the printed link.
+    async fn cookie(&self) -> String {
+        let entered = self.http.get(self.running.dashboard()).send().await.unwrap();
+        entered.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned()
     }
 
     async fn worker(&self) -> WorkerId {
@@ -126,7 +139,8 @@ async fn a_job_goes_from_submission_to_its_image_over_http() {
     let closed: Closed = served.ask("result", &done).await;
     assert_eq!(closed.disposition, Disposition::Duplicate, "a repeated message changes nothing");
 
-    let image = served.request(Method::GET, &format!("artifacts/{digest}")).send().await.unwrap();
+    let request = served.request(Method::GET, &format!("artifacts/{digest}"));
+    let image = request.bearer_auth(served.running.viewer_token.as_str()).send().await.unwrap();
     assert_eq!(image.headers()["content-type"], "image/png");
     assert_eq!(image.bytes().await.unwrap(), PICTURE);
     served.running.stop().await.unwrap();
@@ -170,30 +184,67 @@ async fn failures_and_releases_give_jobs_back() {
 }
 
 #[tokio::test]
-async fn every_route_but_images_wants_the_token() {
+async fn every_verb_wants_the_workers_token_and_nothing_less() {
     let served = Served::start().await;
     let digest = digest_of(PICTURE);
     let artifact = format!("artifacts/{digest}");
     for path in ["register", "claim", "heartbeat", "result", "fail", "release", "submit", "preview", "cancel", "retry"]
     {
-        for token in [None, Some("wrong")] {
+        let unauthorized = (StatusCode::UNAUTHORIZED, RefusalCode::Unauthorized);
+        let forbidden = (StatusCode::FORBIDDEN, RefusalCode::Forbidden);
+        let viewer = served.running.viewer_token.as_str();
+        for (token, refused) in [(None, unauthorized), (Some("wrong"), unauthorized), (Some(viewer), forbidden)] {
             let mut request = served.request(Method::POST, path).json(&json!({}));
             if let Some(token) = token {
                 request = request.bearer_auth(token);
             }
             let (status, code, _) = refusal(request.send().await.unwrap()).await;
-            assert_eq!((status, code), (StatusCode::UNAUTHORIZED, RefusalCode::Unauthorized), "{path}");
+            assert_eq!((status, code), refused, "{path}");
         }
+        let with_cookie = served.request(Method::POST, path).header("cookie", served.cookie().await).json(&json!({}));
+        let (status, ..) = refusal(with_cookie.send().await.unwrap()).await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED, "{path}: a cookie changes nothing");
     }
     let (status, ..) = refusal(served.request(Method::PUT, &artifact).body(PICTURE).send().await.unwrap()).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
     assert_eq!(served.stored_files(), 0);
-    let (status, code, _) = refusal(served.request(Method::GET, &artifact).send().await.unwrap()).await;
-    assert_eq!(
-        (status, code),
-        (StatusCode::NOT_FOUND, RefusalCode::NotFound),
-        "no token needed, but there is no image"
-    );
+}
+
+#[tokio::test]
+async fn pages_images_and_the_feed_open_to_either_token_and_to_nobody_else() {
+    let served = Served::start().await;
+    served.upload(&digest_of(PICTURE), PICTURE).await;
+    let image = format!("/api/v1/artifacts/{}", digest_of(PICTURE));
+    let Running { url, token, viewer_token, .. } = &served.running;
+    for path in ["/", "/workers", "/failures", "/events", &image] {
+        let get = || served.http.get(format!("{url}{path}"));
+        assert_eq!(get().send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(get().bearer_auth("wrong").send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
+        let wrong = served.http.get(format!("{url}{path}?token=wrong")).header("cookie", "token=wrong");
+        assert_eq!(wrong.send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
+        for right in [token, viewer_token] {
+            assert_eq!(get().bearer_auth(right.as_str()).send().await.unwrap().status(), StatusCode::OK, "{path}");
+        }
+        assert_eq!(
+            get().header("cookie", served.cookie().await).send().await.unwrap().status(),
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    let refused = served.http.get(url).send().await.unwrap();
+    assert_eq!(refused.headers()["content-type"], "text/html; charset=utf-8", "people get a page");
+    assert!(refused.text().await.unwrap().contains("open the link"));
+}
+
+#[tokio::test]
+async fn the_link_that_serve_prints_opens_the_pages_and_leaves_no_token_in_the_address() {
+    let served = Served::start().await;
+    let entered = served.http.get(served.running.dashboard()).send().await.unwrap();
+    assert_eq!((entered.status(), &entered.headers()["location"]), (StatusCode::SEE_OTHER, &"/".parse().unwrap()));
+    let cookie = entered.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.contains("; HttpOnly") && cookie.contains("; SameSite=Strict"), "{cookie}");
+    assert!(!cookie.contains(served.running.token.as_str()));
+    served.running.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -203,10 +254,27 @@ async fn an_upload_must_have_the_digest_that_names_it() {
     assert_eq!((status, code), (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::WrongDigest));
     assert!(message.contains(digest_of(PICTURE).as_str()), "{message}");
     assert_eq!(served.stored_files(), 0, "nothing is left");
-    let request = served.request(Method::PUT, "artifacts/..%2F..%2Fetc%2Fpasswd");
-    let escaped = request.bearer_auth(served.running.token.as_str()).body(PICTURE).send().await.unwrap();
-    let (status, code, _) = refusal(escaped).await;
-    assert_eq!((status, code), (StatusCode::BAD_REQUEST, RefusalCode::Malformed));
+}
+
+#[tokio::test]
+async fn a_path_from_the_network_is_never_a_path_on_disk() {
+    let served = Served::start().await;
+    let secret = served.folder.path().join("queue.db.token");
+    assert!(secret.exists());
+    let absolute = secret.display().to_string().replace('/', "%2F");
+    let paths =
+        ["..%2Fqueue.db.token", "%2e%2e%2Fqueue.db.token", "..%5Cqueue.db.token", "..%252Fqueue.db.token", &absolute];
+    for path in paths {
+        for method in [Method::GET, Method::PUT] {
+            let request = served.request(method, &format!("artifacts/{path}"));
+            let answer = request.bearer_auth(served.running.token.as_str()).body(PICTURE).send().await.unwrap();
+            let (status, code, message) = refusal(answer).await;
+            assert_eq!((status, code), (StatusCode::BAD_REQUEST, RefusalCode::Malformed), "{path}");
+            assert!(message.contains("sha256"), "{message}");
+        }
+    }
+    assert_eq!(served.stored_files(), 0);
+    served.running.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -261,5 +329,5 @@ async fn a_message_that_is_too_large_is_refused() {
     let mut claim = serde_json::to_value(claim(worker, 1)).unwrap();
     claim["loaded"] = json!(vec![1; 5 << 20]);
     let (status, code, _) = refusal(served.send("claim", &claim).await).await;
-    assert_eq!((status, code), (StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::Malformed));
+    assert_eq!((status, code), (StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::TooLarge));
 }

@@ -103,10 +103,19 @@ async fn work(demo: PathBuf, outcome: Outcome) {
     let png = png.into_inner();
     let image_sha256 = pages_fixture::digest_of(&png);
     let upload = format!("{}/api/v1/artifacts/{image_sha256}", endpoint.url);
-    let uploaded = reqwest::Client::new().put(upload).bearer_auth(&endpoint.token).body(png).send().await.unwrap();
+    let uploaded = tls::client(None)
+        .unwrap()
+        .build()
+        .unwrap()
+        .put(upload)
+        .bearer_auth(&endpoint.token)
+        .body(png)
+        .send()
+        .await
+        .unwrap();
     assert!(uploaded.status().is_success());
 
-    let client = Client::new(endpoint);
+    let client = Client::new(endpoint).unwrap();
     let register = Register {
         api_version: API_VERSION,
         name: "here/cpu".to_owned(),

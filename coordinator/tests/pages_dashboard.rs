@@ -28,8 +28,13 @@ impl Site {
         Self::over(Fixture::campaign(|region, seed| digest(&format!("image {region} {seed}"))).await).await
     }
 
+    async fn open(&self, path: &str) -> reqwest::Response {
+        let http = tls::client(None).unwrap().build().unwrap();
+        http.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
     async fn get(&self, path: &str) -> (u16, String) {
-        let reply = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+        let reply = self.open(path).await;
         (reply.status().as_u16(), reply.text().await.unwrap())
     }
 }
@@ -168,7 +173,7 @@ async fn names_and_messages_are_escaped() {
 #[tokio::test]
 async fn a_change_of_the_table_is_told_to_the_browser_and_the_feed_ends_with_the_coordinator() {
     let site = Site::campaign().await;
-    let mut reply = reqwest::get(format!("{}/events", site.url)).await.unwrap();
+    let mut reply = site.open("/events").await;
     assert_eq!(reply.headers()["content-type"], "text/event-stream");
     let mut told = String::new();
     let mut read_until = async |reply: &mut reqwest::Response, text: &str| {

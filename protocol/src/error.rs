@@ -16,14 +16,20 @@ pub struct Refusal {
 pub enum RefusalCode {
     /// The token is missing or wrong.
     Unauthorized,
+    /// The token is right, but does not open this; or the connection is not encrypted and comes from another host.
+    Forbidden,
     /// The worker speaks another version of the API.
     WrongVersion,
     /// The worker is not registered here (any more): register again.
     UnknownWorker,
     /// There is no such job, or artifact, or experiment.
     NotFound,
-    /// The body is not what it should be.
+    /// The body is not what it should be, or broke off.
     Malformed,
+    /// The body is larger than this request may carry.
+    TooLarge,
+    /// The body stalled on its way: send it again.
+    TooSlow,
     /// The uploaded bytes do not have the digest that names them.
     WrongDigest,
     /// A result names an image that was never uploaded.

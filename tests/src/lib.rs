@@ -38,6 +38,14 @@ pub fn experiment(name: &str, bundle: &Path, sections: &str) -> String {
     )
 }
 
+/// An experiment file of simulated jobs of one condition, each `seconds` long: then `sections`, for example `retries: 5`.
+pub fn simulation(name: &str, seconds: f64, jobs: i64, sections: &str) -> String {
+    format!(
+        "name: {name}\ndescription: jobs that take time\nkind: simulate\nsimulate: {{ seconds: {seconds} }}\n\
+         grid:\n  subject: sim01\n  region: A\n  seed: {{ start: 0, count: {jobs} }}\n{sections}"
+    )
+}
+
 /// The folder of the miniature's models.
 pub fn miniature() -> PathBuf {
     repository().join("miniature/bundle")
@@ -141,6 +149,21 @@ impl Campaign {
         self.path("endpoint.json")
     }
 
+    /// Where the workers keep what is not delivered.
+    pub fn spool(&self) -> PathBuf {
+        self.path("spool")
+    }
+
+    /// How many results and failures lie there, those that were refused left out.
+    pub fn spooled(&self) -> usize {
+        let list = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folders = list(&self.spool()).filter(|folder| !folder.ends_with("rejected"));
+        folders
+            .flat_map(|folder| list(&folder).collect::<Vec<_>>())
+            .filter(|path| path.extension() == Some("json".as_ref()))
+            .count()
+    }
+
     /// Writes a file into the folder.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
@@ -173,6 +196,12 @@ impl Campaign {
         endpoint["url"].as_str().expect("the endpoint file holds an address").to_owned()
     }
 
+    /// The address that lets a browser in.
+    pub fn dashboard(&self) -> String {
+        let token = std::fs::read_to_string(self.path("campaign.db.viewer-token")).expect("the viewer's token");
+        format!("{}/?token={}", self.url(), token.trim())
+    }
+
     /// Starts a worker.
     pub fn worker(&self, name: &str) -> Process {
         self.worker_with(name, &[])
@@ -183,7 +212,8 @@ impl Campaign {
         let number = self.workers.get();
         self.workers.set(number + 1);
         let mut command = Command::new(binary("worker"));
-        command.arg("--endpoint").arg(self.endpoint()).args(["--device", "cpu", "--name", name]).args(flags);
+        command.arg("--endpoint").arg(self.endpoint()).arg("--spool").arg(self.spool());
+        command.args(["--device", "cpu", "--name", name]).args(flags);
         Process::start(&mut command, self.path(&format!("worker-{number}.log")))
     }
 

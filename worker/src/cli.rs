@@ -1,6 +1,6 @@
 //! The command line of `worker`.
 
-use crate::agent::{self, Identity, Signals};
+use crate::agent::{self, AgentError, Deadline, Identity, Settings, Signals};
 use crate::bench;
 use crate::bytes::Bytes;
 use crate::chain::chain;
@@ -14,12 +14,16 @@ use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
+
+/// Where the spool lies in a user's home directory, unless a flag names another place.
+const SPOOL: &str = ".braindive/spool";
 
 /// Runs jobs of a coordinator on one device, or one sampling request by hand.
 ///
 /// Without a command, claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds and
-/// exits with 0. A second signal gives everything back and exits at once.
+/// exits with 0. A second signal gives everything back and exits at once. SIGQUIT prints how long the slots stood idle.
 #[derive(Debug, Parser)]
 #[command(name = "worker", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -39,7 +43,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Work {
-    /// Address of the coordinator, for example http://login01:7311 [needs $BRAINDIVE_TOKEN]
+    /// Address of the coordinator, for example https://login01:7311 [needs $BRAINDIVE_TOKEN, and for https $BRAINDIVE_FINGERPRINT]
     #[arg(long, value_name = "URL", conflicts_with = "endpoint")]
     coordinator: Option<String>,
     /// File that `coordinator serve` wrote; read again when the coordinator has moved [default: ~/.braindive/endpoint.json]
@@ -60,6 +64,15 @@ struct Work {
     /// Name shown to people [default: HOST/DEVICE]
     #[arg(long)]
     name: Option<String>,
+    /// Folder where results lie until they are delivered; workers may share it [default: ~/.braindive/spool]
+    #[arg(long, value_name = "DIR", env = "BRAINDIVE_SPOOL")]
+    spool: Option<PathBuf>,
+    /// When the allocation ends, RFC 3339 or seconds since 1970: nothing is begun that would not be done before
+    #[arg(long, value_name = "TIME", env = "SLURM_JOB_END_TIME")]
+    deadline: Option<Deadline>,
+    /// How long to wait for a coordinator that does not answer, when asked to stop; results then stay in the spool
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    grace: u64,
 }
 
 #[derive(Debug, Args)]
@@ -117,7 +130,7 @@ struct Bench {
     json: bool,
 }
 
-/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input.
+/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -136,8 +149,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
-            let input = error.downcast_ref::<request::RequestError>().is_some();
-            ExitCode::from(if input { 2 } else { 1 })
+            let input = error.is::<request::RequestError>();
+            let quarantined = matches!(error.downcast_ref(), Some(AgentError::Quarantined { .. }));
+            ExitCode::from(if input {
+                2
+            } else if quarantined {
+                3
+            } else {
+                1
+            })
         }
     }
 }
@@ -148,11 +168,12 @@ impl Work {
         let client = match self.coordinator {
             Some(url) => {
                 let token = std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?;
-                Client::new(&url, &token)?
+                Client::new(&url, endpoint::fingerprint_from_env(&url)?, &token)?
             }
             None => {
                 let path = self.endpoint.map_or_else(endpoint::default_path, Ok)?;
                 let endpoint = endpoint::read(&path)?;
+                endpoint::warn_if_exposed(&path);
                 Client::following(path, &endpoint)?
             }
         };
@@ -166,6 +187,13 @@ impl Work {
             slots: self.slots,
             batch: self.batch,
         };
+        let spool = self.spool.or_else(|| Some(std::env::home_dir()?.join(SPOOL)));
+        if spool.is_none() {
+            tracing::warn!(
+                "there is no home directory for the spool: name one with --spool, or results that wait are lost with the worker"
+            );
+        }
+        let settings = Settings { identity, spool, deadline: self.deadline, grace: Duration::from_secs(self.grace) };
         let runner: Arc<dyn Runner> =
             Arc::new(DeviceRunner::new(device, device_text, self.memory_limit.map(Bytes::count)));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -175,7 +203,7 @@ impl Work {
             .context("cannot start the worker's runtime")?;
         let ended = runtime.block_on(async {
             let signals = Signals::listen().context("cannot listen to signals")?;
-            Ok(agent::run(client, identity, runner, signals).await?)
+            Ok(agent::run(client, settings, runner, signals).await?)
         });
         // After a second signal a job may still be loading its models: nobody waits for that.
         runtime.shutdown_background();

@@ -1,6 +1,7 @@
 //! The coordinator's API as typed calls. A client that was given an endpoint file follows it: when the coordinator is not
 //! found at its address any more, the file may say where it listens now. The token tells it from the coordinator of another
-//! database, which knows nothing of this worker's jobs.
+//! database, which knows nothing of this worker's jobs. At an `https` address the certificate must be the pinned one: to any
+//! other the client says nothing.
 
 use crate::endpoint;
 use protocol::claim::{Claim, Claimed, Register, Registered};
@@ -18,12 +19,22 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an upload may take.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(300);
+/// How long to keep an unused connection: less than the coordinator does, which would close it under the next request.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("cannot reach the coordinator at {url}")]
     Unreachable { url: String, source: reqwest::Error },
+    #[error("cannot prepare to speak to {url}")]
+    Tls { url: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error(
+        "{url} is not the coordinator that this worker was told of, and it was told nothing: use the endpoint file that `coordinator \
+         serve` writes now, or set $BRAINDIVE_FINGERPRINT to the fingerprint in it; if its certificate was not replaced, ask who \
+         listens there"
+    )]
+    WrongCertificate { url: String, source: tls::Mismatch },
     #[error("the coordinator refused: {}", .0.message)]
     Refused(Refusal),
     #[error("the coordinator at {url} answered something that is not its API (HTTP {status}); is the address right?")]
@@ -36,17 +47,21 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused(refusal) => {
-                matches!(refusal.code, RefusalCode::StorageFull | RefusalCode::Stopping | RefusalCode::Internal)
+                matches!(
+                    refusal.code,
+                    RefusalCode::StorageFull | RefusalCode::Stopping | RefusalCode::Internal | RefusalCode::TooSlow
+                )
             }
             Self::NotTheApi { status, .. } => *status >= 500,
+            Self::Tls { .. } | Self::WrongCertificate { .. } => false,
         }
     }
 
     /// Whether the coordinator said that it will never take this message. Everything else somebody can mend: a token, a
     /// program that took the coordinator's port, a store that lost its files.
     pub fn is_final(&self) -> bool {
-        use RefusalCode::{Malformed, NotFound, UnknownWorker, WrongVersion};
-        matches!(self.code(), Some(UnknownWorker | NotFound | Malformed | WrongVersion))
+        use RefusalCode::{Malformed, NotFound, TooLarge, UnknownWorker, WrongVersion};
+        matches!(self.code(), Some(UnknownWorker | NotFound | Malformed | TooLarge | WrongVersion))
     }
 
     /// The refusal's code, if the coordinator answered with one.
@@ -61,34 +76,56 @@ impl ClientError {
 /// A connection to one coordinator; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
     token: String,
     /// Where the coordinator was last known to be.
-    base: Arc<RwLock<String>>,
+    place: Arc<RwLock<Place>>,
     /// The endpoint file that the address came from.
     file: Option<PathBuf>,
 }
 
+/// An address, and a client for the certificate that is pinned there.
+#[derive(Debug, Clone)]
+struct Place {
+    url: String,
+    fingerprint: Option<Digest>,
+    http: reqwest::Client,
+}
+
+impl Place {
+    fn new(url: &str, fingerprint: Option<Digest>) -> Result<Self, ClientError> {
+        let url = url.trim_end_matches('/').to_owned();
+        let failed = |source| ClientError::Tls { url: url.clone(), source };
+        let builder = tls::client(fingerprint.clone()).map_err(|error| failed(error.into()))?;
+        let builder = builder.connect_timeout(Duration::from_secs(5)).pool_idle_timeout(KEEP_ALIVE);
+        let http = builder.build().map_err(|error| failed(error.into()))?;
+        Ok(Self { url, fingerprint, http })
+    }
+}
+
 impl Client {
-    /// `url`: for example `http://login01:7311`.
-    pub fn new(url: &str, token: &str) -> Result<Self, ClientError> {
-        let base = trimmed(url);
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .no_proxy()
-            .build()
-            .map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
-        Ok(Self { http, token: token.to_owned(), base: Arc::new(RwLock::new(base)), file: None })
+    /// `url`: for example `http://login01:7311`. An `https` address needs the fingerprint of its certificate.
+    pub fn new(url: &str, fingerprint: Option<Digest>, token: &str) -> Result<Self, ClientError> {
+        let place = Arc::new(RwLock::new(Place::new(url, fingerprint)?));
+        Ok(Self { token: token.to_owned(), place, file: None })
     }
 
     /// A client of the coordinator that wrote `endpoint` into `file`, wherever it goes.
     pub fn following(file: PathBuf, endpoint: &Endpoint) -> Result<Self, ClientError> {
-        Ok(Self { file: Some(file), ..Self::new(&endpoint.url, &endpoint.token)? })
+        Ok(Self { file: Some(file), ..Self::new(&endpoint.url, endpoint.fingerprint.clone(), &endpoint.token)? })
     }
 
     /// Where the coordinator was last known to be.
     pub fn url(&self) -> String {
-        self.base.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.place().url
+    }
+
+    fn place(&self) -> Place {
+        self.place.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the coordinator knows its workers by.
+    pub fn token(&self) -> &str {
+        &self.token
     }
 
     pub async fn register(&self, body: &Register) -> Result<Registered, ClientError> {
@@ -118,9 +155,9 @@ impl Client {
 
     /// Uploads a file under its digest; uploading it twice does no harm.
     pub async fn upload(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), ClientError> {
-        let request = |base: &str| {
-            let url = format!("{base}/api/v1/artifacts/{digest}");
-            self.http.put(url).timeout(UPLOAD_PATIENCE).body(bytes.clone())
+        let request = |place: &Place| {
+            let url = format!("{}/api/v1/artifacts/{digest}", place.url);
+            place.http.put(url).timeout(UPLOAD_PATIENCE).body(bytes.clone())
         };
         self.ask(request).await.map(drop)
     }
@@ -131,40 +168,44 @@ impl Client {
         body: &B,
         patience: Duration,
     ) -> Result<R, ClientError> {
-        let request = |base: &str| self.http.post(format!("{base}/api/v1/{verb}")).timeout(patience).json(body);
+        let request =
+            |place: &Place| place.http.post(format!("{}/api/v1/{verb}", place.url)).timeout(patience).json(body);
         let (url, status, text) = self.ask(request).await?;
         serde_json::from_slice(&text).map_err(|_| ClientError::NotTheApi { url, status })
     }
 
     /// Sends a request to where the coordinator is; if it is not there, once more to where it went.
-    async fn ask(&self, request: impl Fn(&str) -> reqwest::RequestBuilder) -> Result<Answer, ClientError> {
-        let base = self.url();
-        let error = match answer(&base, request(&base).bearer_auth(&self.token)).await {
+    async fn ask(&self, request: impl Fn(&Place) -> reqwest::RequestBuilder) -> Result<Answer, ClientError> {
+        let place = self.place();
+        let error = match answer(&place.url, request(&place).bearer_auth(&self.token)).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        match self.moved_from(&base, &error) {
-            Some(base) => answer(&base, request(&base).bearer_auth(&self.token)).await,
+        match self.moved_from(&place, &error) {
+            Some(place) => answer(&place.url, request(&place).bearer_auth(&self.token)).await,
             None => Err(error),
         }
     }
 
-    /// Another address of the same coordinator, if `error` is a reason to look and the endpoint file has one.
-    fn moved_from(&self, base: &str, error: &ClientError) -> Option<String> {
+    /// Another address or certificate of the same coordinator, if `error` is a reason to look and the endpoint file has one.
+    fn moved_from(&self, from: &Place, error: &ClientError) -> Option<Place> {
         let astray = match error {
-            ClientError::Unreachable { .. } | ClientError::NotTheApi { .. } => true,
-            ClientError::Refused(refusal) => refusal.code == RefusalCode::Unauthorized,
+            ClientError::Unreachable { .. } | ClientError::NotTheApi { .. } | ClientError::WrongCertificate { .. } => {
+                true
+            }
+            ClientError::Refused(refusal) => matches!(refusal.code, RefusalCode::Unauthorized | RefusalCode::Forbidden),
+            ClientError::Tls { .. } => false,
         };
         let file = self.file.as_ref().filter(|_| astray)?;
         // A coordinator that stopped has removed its file: then there is nobody to follow yet.
         let found = endpoint::read(file).ok()?;
-        let url = trimmed(&found.url);
-        if found.token != self.token || url == base {
+        let place = Place::new(&found.url, found.fingerprint).ok()?;
+        if found.token != self.token || (&place.url, &place.fingerprint) == (&from.url, &from.fingerprint) {
             return None;
         }
-        tracing::info!(url, file = %file.display(), "the coordinator has moved");
-        self.base.write().unwrap_or_else(PoisonError::into_inner).clone_from(&url);
-        Some(url)
+        tracing::info!(url = place.url, file = %file.display(), "the coordinator has moved");
+        self.place.write().unwrap_or_else(PoisonError::into_inner).clone_from(&place);
+        Some(place)
     }
 }
 
@@ -172,7 +213,13 @@ impl Client {
 type Answer = (String, u16, Vec<u8>);
 
 async fn answer(base: &str, request: reqwest::RequestBuilder) -> Result<Answer, ClientError> {
-    let unreachable = |source| ClientError::Unreachable { url: base.to_owned(), source };
+    let unreachable = |error| {
+        let url = base.to_owned();
+        match tls::mismatch(&error) {
+            Some(source) => ClientError::WrongCertificate { url, source },
+            None => ClientError::Unreachable { url, source: error },
+        }
+    };
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
     let text = response.bytes().await.map_err(unreachable)?.to_vec();
@@ -183,10 +230,6 @@ async fn answer(base: &str, request: reqwest::RequestBuilder) -> Result<Answer, 
         Ok(refusal) => ClientError::Refused(refusal),
         Err(_) => ClientError::NotTheApi { url: base.to_owned(), status: status.as_u16() },
     })
-}
-
-fn trimmed(url: &str) -> String {
-    url.trim_end_matches('/').to_owned()
 }
 
 #[cfg(test)]
@@ -203,6 +246,7 @@ mod tests {
         let file = folder.path().join("endpoint.json");
         let at = |url: &str, token: &str| Endpoint {
             url: url.to_owned(),
+            fingerprint: None,
             token: token.to_owned(),
             pid: 1,
             host: "login01".to_owned(),
@@ -211,9 +255,9 @@ mod tests {
         let astray = refused(RefusalCode::Unauthorized);
         let look = |endpoint: &Endpoint, error: &ClientError| {
             std::fs::write(&file, serde_json::to_vec(endpoint).unwrap()).unwrap();
-            client.moved_from("http://login01:1", error)
+            client.moved_from(&client.place(), error).map(|place| place.url)
         };
-        assert_eq!(client.moved_from("http://login01:1", &astray), None, "no file");
+        assert!(client.moved_from(&client.place(), &astray).is_none(), "no file");
         assert_eq!(look(&at("http://login01:1", "ours"), &astray), None, "nothing new");
         assert_eq!(look(&at("http://login01:2", "theirs"), &astray), None, "another database");
         assert_eq!(
@@ -223,6 +267,10 @@ mod tests {
         );
         assert_eq!(look(&at("http://login01:2/", "ours"), &astray).as_deref(), Some("http://login01:2"));
         assert_eq!(client.clone().url(), "http://login01:2", "its copies know");
+        let replaced = Endpoint { fingerprint: Some(Digest::from_bytes(&[7; 32])), ..at("http://login01:2", "ours") };
+        assert!(look(&replaced, &astray).is_some(), "the same address, another certificate");
+        assert_eq!(client.place().fingerprint, replaced.fingerprint);
+        assert_eq!(look(&replaced, &astray), None, "nothing new");
     }
 
     #[test]
@@ -230,10 +278,10 @@ mod tests {
         use RefusalCode::*;
         let other = ClientError::NotTheApi { url: "http://login01:1".to_owned(), status: 404 };
         assert!(!other.is_final(), "another program has the port");
-        for code in [Unauthorized, WrongDigest, MissingArtifact, StorageFull, Stopping, Internal] {
+        for code in [Unauthorized, Forbidden, TooSlow, WrongDigest, MissingArtifact, StorageFull, Stopping, Internal] {
             assert!(!refused(code).is_final(), "{code:?}");
         }
-        for code in [UnknownWorker, NotFound, Malformed, WrongVersion] {
+        for code in [UnknownWorker, NotFound, Malformed, TooLarge, WrongVersion] {
             assert!(refused(code).is_final(), "{code:?}");
         }
     }

@@ -45,6 +45,21 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
+    #[error(
+        "the program at {url} is not the coordinator that serves this database, or its certificate was replaced while it ran; \
+         nothing was sent; restart `coordinator serve`"
+    )]
+    WrongCertificate {
+        url: String,
+        #[source]
+        source: tls::Mismatch,
+    },
+    #[error("preparing to speak to the coordinator at {url}")]
+    Tls {
+        url: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("{}", .0.message)]
     Refused(Refusal),
     #[error(
@@ -54,10 +69,11 @@ pub enum ClientError {
 }
 
 impl Client {
-    pub fn new(endpoint: Endpoint) -> Self {
-        // A cluster's proxy is for the world outside; the coordinator is inside. Building fails for TLS alone, which is not used.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT).build().unwrap_or_default();
-        Self { http, endpoint }
+    pub fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Tls { url: endpoint.url.clone(), source };
+        let builder = tls::client(endpoint.fingerprint.clone()).map_err(|error| failed(error.into()))?;
+        let http = builder.connect_timeout(CONNECT).build().map_err(|error| failed(error.into()))?;
+        Ok(Self { http, endpoint })
     }
 
     /// The coordinator that owns a database.
@@ -70,7 +86,7 @@ impl Client {
             }
         };
         match serde_json::from_str(&text) {
-            Ok(endpoint) => Ok(Self::new(endpoint)),
+            Ok(endpoint) => Self::new(endpoint),
             Err(source) => Err(ClientError::Garbled { path, source }),
         }
     }
@@ -82,7 +98,13 @@ impl Client {
         body: &B,
     ) -> Result<T, ClientError> {
         let url = format!("{}/api/v1/{path}", self.endpoint.url);
-        let unreachable = |source| ClientError::Unreachable { url: self.endpoint.url.clone(), source };
+        let unreachable = |error| {
+            let url = self.endpoint.url.clone();
+            match tls::mismatch(&error) {
+                Some(source) => ClientError::WrongCertificate { url, source },
+                None => ClientError::Unreachable { url, source: error },
+            }
+        };
         let request = self.http.post(&url).bearer_auth(&self.endpoint.token).json(body);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();

@@ -1,22 +1,26 @@
 //! The worker API and what the command line asks of a running coordinator, under `/api/v1`.
 //!
-//! Everything but images needs the bearer token. Every refusal is a `protocol::error::Refusal`.
+//! Everything needs the worker's token, but for images, which open to the viewer's too. Every refusal is a
+//! `protocol::error::Refusal`.
 
 pub mod auth;
+mod body;
 pub mod client;
+pub mod listener;
 mod operator;
-mod refusal;
+pub mod refusal;
+pub mod secret;
 mod worker;
 
 use crate::artifacts::Artifacts;
 use crate::queue::Queue;
-use auth::Token;
+use auth::Tokens;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Request};
+use axum::extract::{DefaultBodyLimit, OriginalUri};
 use axum::http::{Method, StatusCode};
-use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::middleware;
 use axum::routing::{get, post, put};
+use body::Guard;
 use protocol::error::RefusalCode;
 use refusal::Refused;
 use std::time::Duration;
@@ -26,20 +30,21 @@ use std::time::Duration;
 pub struct ApiState {
     pub queue: Queue,
     pub artifacts: Artifacts,
-    pub token: Token,
+    pub tokens: Tokens,
+    /// How long to wait for the next 64 KiB of a body.
+    pub stall: Duration,
 }
 
 /// Largest JSON body of a worker, bytes.
-const MAX_MESSAGE: usize = 8 << 20;
+const MAX_MESSAGE: u64 = 8 << 20;
+/// Largest artifact, bytes.
+const MAX_ARTIFACT: u64 = 256 << 20;
 /// Largest plan, bytes: thousands of conditions with their voxels.
-const MAX_PLAN: usize = 512 << 20;
-/// A worker's message takes milliseconds; a claim waits for up to a minute.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(90);
-/// An upload over a slow line, a million jobs.
-const LONG_TIMEOUT: Duration = Duration::from_secs(600);
+const MAX_PLAN: u64 = 512 << 20;
 
 /// The API's routes, with their own answer to what is not there: can be merged with the dashboard's.
 pub fn router(state: ApiState) -> Router {
+    let up_to = |limit| middleware::from_fn_with_state(Guard { limit, stall: state.stall }, body::guard);
     let messages = Router::new()
         .route("/register", post(worker::register))
         .route("/claim", post(worker::claim))
@@ -47,28 +52,22 @@ pub fn router(state: ApiState) -> Router {
         .route("/result", post(worker::result))
         .route("/fail", post(worker::fail))
         .route("/release", post(worker::release))
-        .layer(DefaultBodyLimit::max(MAX_MESSAGE))
-        .layer(middleware::from_fn(|request: Request, next: Next| within(MESSAGE_TIMEOUT, request, next)));
-    let long = Router::new()
-        .route("/artifacts/{sha256}", put(worker::upload))
-        .merge(operator::routes())
-        .layer(DefaultBodyLimit::max(MAX_PLAN))
-        .layer(middleware::from_fn(|request: Request, next: Next| within(LONG_TIMEOUT, request, next)));
-    let api = messages
-        .merge(long)
-        .route_layer(middleware::from_fn_with_state(state.token.clone(), auth::require))
+        .layer(up_to(MAX_MESSAGE));
+    let uploads = Router::new().route("/artifacts/{sha256}", put(worker::upload)).layer(up_to(MAX_ARTIFACT));
+    let plans = operator::routes().layer(up_to(MAX_PLAN));
+    let images = Router::new()
         .route("/artifacts/{sha256}", get(worker::image))
+        .route_layer(middleware::from_fn_with_state(state.tokens.clone(), auth::viewer));
+    let api = messages
+        .merge(uploads)
+        .merge(plans)
+        .route_layer(middleware::from_fn_with_state(state.tokens.clone(), auth::worker))
+        .merge(images)
+        .layer(DefaultBodyLimit::disable())
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(state);
     Router::new().nest("/api/v1", api)
-}
-
-async fn within(limit: Duration, request: Request, next: Next) -> Result<Response, Refused> {
-    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| {
-        let message = format!("the request took longer than {} s; send it again", limit.as_secs());
-        Refused::new(StatusCode::REQUEST_TIMEOUT, RefusalCode::Internal, message)
-    })
 }
 
 async fn no_such_route(method: Method, OriginalUri(uri): OriginalUri) -> Refused {

@@ -1,5 +1,6 @@
 //! Refusals: every error of the API as a status and a `protocol::error::Refusal`.
 
+use super::body::BodyError;
 use crate::artifacts::ArtifactError;
 use crate::artifacts::gc::CollectError;
 use crate::queue::QueueError;
@@ -76,7 +77,10 @@ impl From<ArtifactError> for Refused {
 
 impl From<JsonRejection> for Refused {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), RefusalCode::Malformed, rejection.body_text())
+        match BodyError::cause_of(&rejection) {
+            Some(error) => error.into(),
+            None => Self::new(rejection.status(), RefusalCode::Malformed, rejection.body_text()),
+        }
     }
 }
 

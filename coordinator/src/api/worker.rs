@@ -1,6 +1,7 @@
 //! What workers ask: register, claim, heartbeat, upload, result, fail, release.
 
 use super::ApiState;
+use super::body::BodyError;
 use super::refusal::{Body, Part, Refused};
 use axum::Json;
 use axum::body::{Body as Stream, HttpBody};
@@ -13,22 +14,28 @@ use protocol::heartbeat::{Heartbeat, HeartbeatReply, Release};
 use protocol::ids::{Digest, JobId};
 use protocol::outcome::{Closed, Completed, Failed};
 use protocol::version::API_VERSION;
+use serde_json::Value;
 use std::pin::Pin;
 use tokio_util::io::ReaderStream;
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// Largest artifact, bytes.
-const MAX_ARTIFACT: u64 = 256 << 20;
-
-pub async fn register(State(api): State<ApiState>, Body(worker): Body<Register>) -> Answer<Registered> {
-    if worker.api_version != API_VERSION {
+/// A worker of another release introduces itself in other words: its version is looked at before the rest is read.
+pub async fn register(State(api): State<ApiState>, Body(words): Body<Value>) -> Answer<Registered> {
+    let word = |name: &str| words[name].as_str().unwrap_or("unknown").to_owned();
+    let version = words["api_version"].as_u64();
+    if let Some(version) = version.filter(|version| *version != u64::from(API_VERSION)) {
         let message = format!(
-            "worker {} ({}) speaks version {} of the API, this coordinator version {API_VERSION}; install the same release on both",
-            worker.name, worker.software, worker.api_version
+            "worker {} ({}) speaks version {version} of the API, this coordinator version {API_VERSION}; install the same release on both",
+            word("name"),
+            word("software"),
         );
         return Err(Refused::new(StatusCode::CONFLICT, RefusalCode::WrongVersion, message));
     }
+    let worker: Register = serde_json::from_value(words).map_err(|error| {
+        let message = format!("reading a worker's introduction: {error}");
+        Refused::new(StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed, message)
+    })?;
     tracing::info!(name = worker.name, device = worker.device_name, "a worker registers");
     Ok(Json(api.queue.register(worker).await?))
 }
@@ -61,18 +68,11 @@ pub async fn upload(
 ) -> Result<StatusCode, Refused> {
     let mut upload = api.artifacts.upload(digest.clone())?;
     while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let malformed = |error| {
-            Refused::new(
-                StatusCode::BAD_REQUEST,
-                RefusalCode::Malformed,
-                format!("reading the upload of {digest}: {error}"),
-            )
-        };
-        let Ok(chunk) = frame.map_err(malformed)?.into_data() else { continue };
-        if upload.bytes() + chunk.len() as u64 > MAX_ARTIFACT {
-            let message = format!("the upload of {digest} is larger than {MAX_ARTIFACT} bytes");
-            return Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, RefusalCode::Malformed, message));
-        }
+        let frame = frame.map_err(|error| match BodyError::cause_of(&error) {
+            Some(error) => error.into(),
+            None => Refused::new(StatusCode::BAD_REQUEST, RefusalCode::Malformed, error.to_string()),
+        });
+        let Ok(chunk) = frame?.into_data() else { continue };
         upload.write(&chunk).await?;
     }
     let bytes = upload.finish().await?;
@@ -89,7 +89,7 @@ pub async fn image(State(api): State<ApiState>, Part(digest): Part<Digest>) -> R
     })?;
     let headers = [
         (header::CONTENT_TYPE, "image/png"),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, Stream::from_stream(ReaderStream::new(file))).into_response())

@@ -6,6 +6,7 @@ mod summary;
 mod worker;
 
 use super::serve;
+use crate::api::listener::Limits;
 use crate::plan::Plan;
 use crate::queue::Settings;
 use crate::queue::view::{self, Experiment, FailureGroup, Snapshot};
@@ -69,16 +70,17 @@ impl Args {
             store: None,
             endpoint: Some(folder.join("endpoint.json")),
             settings: Settings::default(),
+            limits: Limits::default(),
         })
         .await?;
-        println!("dashboard      {}", coordinator.url);
+        println!("dashboard      {}", coordinator.dashboard());
         println!("folder         {}", folder.display());
 
         let reader = view::open(&database).await?;
         let campaign = Campaign { folder, coordinator: &coordinator, reader };
         let outcome = campaign.run(plan, &program, self.workers, &mut interrupts).await;
         if let (Ok(Ending::Finished), true) = (&outcome, self.keep_serving) {
-            println!("\nserving {} until Ctrl-C", coordinator.url);
+            println!("\nserving {} until Ctrl-C", coordinator.dashboard());
             interrupts.next().await;
         }
         let stopped = coordinator.stop().await;

@@ -1,20 +1,24 @@
 //! `coordinator serve`: one process that owns the job table and answers workers, commands and browsers.
 
 use super::Database;
-use crate::api::auth::Token;
+use crate::api::auth::{Token, Tokens};
+use crate::api::listener::{self, Limits};
+use crate::api::secret::{self, SecretError};
 use crate::api::{self, ApiState};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::dashboard;
-use crate::queue::owner::{self, AcquireError, Owner};
+use crate::queue::owner::{self, AcquireError, Lock, Owner, beside};
 use crate::queue::view::{self, ViewError};
 use crate::queue::{Clock, OpenError, Queue, QueueError, Settings};
 use protocol::endpoint::Endpoint;
+use protocol::ids::Digest;
 use sqlx::SqlitePool;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use tls::{Identity, IdentityError, TlsAcceptor};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -24,19 +28,25 @@ use tokio_util::sync::CancellationToken;
 pub struct Args {
     #[command(flatten)]
     database: Database,
-    /// Where workers and browsers connect
+    /// Where workers and browsers connect; over TLS, unless it is this machine alone
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7311")]
     listen: SocketAddr,
     /// Where images are kept [default: folder `artifacts` beside the database]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// Where to write address and token for workers [default: ~/.braindive/endpoint.json]
+    /// Where to write address, token and fingerprint for workers [default: ~/.braindive/endpoint.json]
     #[arg(long, value_name = "FILE")]
     endpoint: Option<PathBuf>,
     #[arg(long, hide = true, default_value_t = 60_000)]
     lease_ms: u64,
     #[arg(long, hide = true, default_value_t = 15_000)]
     heartbeat_ms: u64,
+    #[arg(long, hide = true, default_value_t = Limits::default().header.as_millis() as u64)]
+    header_ms: u64,
+    #[arg(long, hide = true, default_value_t = Limits::default().stall.as_millis() as u64)]
+    stall_ms: u64,
+    #[arg(long, hide = true, default_value_t = Limits::default().connections)]
+    connections: usize,
 }
 
 impl Args {
@@ -53,9 +63,14 @@ impl Args {
                 heartbeat: Duration::from_millis(self.heartbeat_ms),
                 clock: Clock::System,
             },
+            limits: Limits {
+                header: Duration::from_millis(self.header_ms),
+                stall: Duration::from_millis(self.stall_ms),
+                connections: self.connections,
+            },
         })
         .await?;
-        writeln!(io::stdout(), "dashboard {}", running.url)?;
+        writeln!(io::stdout(), "dashboard {}", running.dashboard())?;
         writeln!(io::stdout(), "workers   worker --endpoint {}", running.endpoint.display())?;
         tokio::select! {
             _ = terminate.recv() => {}
@@ -78,18 +93,21 @@ pub struct Options {
     /// Endpoint file; `~/.braindive/endpoint.json` if `None`.
     pub endpoint: Option<PathBuf>,
     pub settings: Settings,
+    pub limits: Limits,
 }
 
 /// A coordinator that serves.
 #[derive(Debug)]
 pub struct Running {
-    /// For example `http://127.0.0.1:7311`.
+    /// What workers use: `http://127.0.0.1:7311` or `https://login01:7311`, for example.
     pub url: String,
     pub queue: Queue,
     pub artifacts: Artifacts,
     /// Path of the endpoint file that workers read.
     pub endpoint: PathBuf,
+    /// The worker's.
     pub token: Token,
+    pub viewer_token: Token,
     stop: CancellationToken,
     task: JoinHandle<Result<(), ServeError>>,
     outcome: Option<Result<(), ServeError>>,
@@ -116,6 +134,14 @@ pub enum ServeError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     View(#[from] ViewError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("the certificate in {} is of no use; remove the file, and a new one is made, which workers must be told", path.display())]
+    Certificate {
+        path: PathBuf,
+        #[source]
+        source: IdentityError,
+    },
     #[error("writing {}", path.display())]
     File {
         path: PathBuf,
@@ -128,12 +154,9 @@ pub enum ServeError {
     Http(#[source] io::Error),
 }
 
-/// How long a stop waits for requests in flight.
-const GRACE: Duration = Duration::from_secs(10);
-
 /// Starts a coordinator in this process. Once this returns, it answers.
 pub async fn start(options: Options) -> Result<Running, ServeError> {
-    let Options { db, listen, store, endpoint, settings } = options;
+    let Options { db, listen, store, endpoint, settings, limits } = options;
     if let Some(owner) = owner::living(&db).await? {
         return Err(owner.refusal().into());
     }
@@ -148,9 +171,10 @@ pub async fn start(options: Options) -> Result<Running, ServeError> {
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: listen, source })?;
     let url = reachable_url(address);
 
+    let lock = Lock::take(&db).await?;
     let queue = Queue::open(&db, settings).await?;
     queue.acquire(Owner::this_process(&url, &endpoint)).await?;
-    let (token, artifacts, reader) = match prepare(&queue, &db, store, &endpoint, &url).await {
+    let Prepared { tokens, tls, artifacts, reader } = match prepare(&queue, &db, store, &endpoint, &url).await {
         Ok(prepared) => prepared,
         Err(error) => {
             let _ = queue.release_owner(std::process::id()).await;
@@ -158,14 +182,34 @@ pub async fn start(options: Options) -> Result<Running, ServeError> {
         }
     };
 
-    let pages = dashboard::router(dashboard::State { reader, changes: queue.changes() });
-    let api = api::router(ApiState { queue: queue.clone(), artifacts: artifacts.clone(), token: token.clone() });
-    let app = api.merge(pages);
+    let pages = dashboard::private(dashboard::State { reader, changes: queue.changes() }, tokens.clone());
+    let api = api::router(ApiState {
+        queue: queue.clone(),
+        artifacts: artifacts.clone(),
+        tokens: tokens.clone(),
+        stall: limits.stall,
+    });
     let stop = CancellationToken::new();
-    let server = Server { queue: queue.clone(), endpoint: endpoint.clone(), url: url.clone(), stop: stop.clone() };
-    let task = tokio::spawn(server.run(listener, app));
+    let http = tokio::spawn(listener::serve(listener, tls, api.merge(pages), limits, stop.clone()));
+    let server = Server {
+        queue: queue.clone(),
+        endpoint: endpoint.clone(),
+        url: url.clone(),
+        stop: stop.clone(),
+        http,
+        _lock: lock,
+    };
+    let task = tokio::spawn(server.run());
     tracing::info!(url, db = %db.display(), "serving");
-    Ok(Running { url, queue, artifacts, endpoint, token, stop, task, outcome: None })
+    let Tokens { worker: token, viewer: viewer_token, .. } = tokens;
+    Ok(Running { url, queue, artifacts, endpoint, token, viewer_token, stop, task, outcome: None })
+}
+
+struct Prepared {
+    tokens: Tokens,
+    tls: TlsAcceptor,
+    artifacts: Artifacts,
+    reader: SqlitePool,
 }
 
 /// What only the owner may touch.
@@ -175,17 +219,32 @@ async fn prepare(
     store: Option<PathBuf>,
     endpoint: &Path,
     url: &str,
-) -> Result<(Token, Artifacts, SqlitePool), ServeError> {
+) -> Result<Prepared, ServeError> {
     queue.renew_all_leases().await?;
-    let token_path = beside(db, "token");
-    let token = Token::at(&token_path).map_err(|source| ServeError::File { path: token_path, source })?;
+    let tokens = Tokens::new(Token::at(&beside(db, "token"))?, Token::at(&beside(db, "viewer-token"))?);
+    let (identity, tls) = certificate(&beside(db, "certificate.pem"))?;
     let artifacts = Artifacts::open(&store.unwrap_or_else(|| db.with_file_name("artifacts")))?;
     let reader = view::open(db).await?;
-    write_endpoint(endpoint, url, &token).map_err(|source| ServeError::File { path: endpoint.to_owned(), source })?;
-    Ok((token, artifacts, reader))
+    write_endpoint(endpoint, url, identity.fingerprint(), &tokens.worker)
+        .map_err(|source| ServeError::File { path: endpoint.to_owned(), source })?;
+    Ok(Prepared { tokens, tls, artifacts, reader })
+}
+
+/// The certificate in the file at `path`, made there if there is none.
+fn certificate(path: &Path) -> Result<(Identity, TlsAcceptor), ServeError> {
+    let failed = |source| ServeError::Certificate { path: path.to_owned(), source };
+    let new = Identity::generate(&owner::this_host()).map_err(failed)?;
+    let identity = Identity::from_pem(&secret::at(path, || new)?).map_err(failed)?;
+    let acceptor = identity.acceptor().map_err(failed)?;
+    Ok((identity, acceptor))
 }
 
 impl Running {
+    /// The address that opens the pages in a browser. It holds the viewer's token.
+    pub fn dashboard(&self) -> String {
+        format!("{}/?token={}", self.url, self.viewer_token.as_str())
+    }
+
     /// Returns when the coordinator came to an end by itself; [`Running::stop`] then says why.
     pub async fn ended(&mut self) {
         if self.outcome.is_none() {
@@ -207,33 +266,22 @@ struct Server {
     endpoint: PathBuf,
     url: String,
     stop: CancellationToken,
+    http: JoinHandle<()>,
+    /// Let go last.
+    _lock: Lock,
 }
 
 impl Server {
-    async fn run(self, listener: TcpListener, app: axum::Router) -> Result<(), ServeError> {
-        let Self { queue, endpoint, url, stop } = self;
-        let http = {
-            let (stop, queue) = (stop.clone(), queue.clone());
-            let stopped = async move {
-                stop.cancelled().await;
-                queue.stop_claims();
-            };
-            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future())
-        };
-        let abort = http.abort_handle();
+    async fn run(self) -> Result<(), ServeError> {
+        let Self { queue, endpoint, url, stop, http, _lock } = self;
         let upkeep = tokio::select! {
             () = stop.cancelled() => Ok(()),
             kept = keep_leases(&queue) => kept,
             kept = keep_ownership(&queue) => kept,
         };
         stop.cancel();
-        let served = match tokio::time::timeout(GRACE, http).await {
-            Ok(served) => served.map_err(io::Error::other).flatten().map_err(ServeError::Http),
-            Err(_) => {
-                abort.abort();
-                Ok(())
-            }
-        };
+        queue.stop_claims();
+        let served = http.await.map_err(|error| ServeError::Http(io::Error::other(error)));
         remove_endpoint(&endpoint, &url);
         let released = queue.release_owner(std::process::id()).await;
         queue.close().await;
@@ -289,27 +337,22 @@ fn survivable(error: QueueError, doing: &str) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// The address as other machines reach it: a wildcard stands for this host's name.
+/// The address as workers reach it: over TLS unless it is this host's alone. A wildcard stands for this host's name.
 fn reachable_url(address: SocketAddr) -> String {
-    if address.ip().is_unspecified() {
-        format!("http://{}:{}", owner::this_host(), address.port())
-    } else {
+    if address.ip().to_canonical().is_loopback() {
         format!("http://{address}")
+    } else if address.ip().is_unspecified() {
+        format!("https://{}:{}", owner::this_host(), address.port())
+    } else {
+        format!("https://{address}")
     }
 }
 
-/// `DB.EXTENSION`, beside the database.
-fn beside(db: &Path, extension: &str) -> PathBuf {
-    let mut name = db.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
-}
-
 /// Replaces the file at once, so that nobody reads half of it. Temporary files are made with mode 0600.
-fn write_endpoint(path: &Path, url: &str, token: &Token) -> io::Result<()> {
+fn write_endpoint(path: &Path, url: &str, fingerprint: Digest, token: &Token) -> io::Result<()> {
     let endpoint = Endpoint {
         url: url.to_owned(),
+        fingerprint: Some(fingerprint),
         token: token.as_str().to_owned(),
         pid: std::process::id(),
         host: owner::this_host(),

@@ -17,9 +17,13 @@ mod layout;
 mod live;
 mod workers;
 
+use crate::api::auth::{self, Tokens};
+use crate::api::refusal::Refused;
 use crate::queue::view::{Snapshot, ViewError};
 use axum::Router;
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use layout::Frame;
@@ -36,8 +40,21 @@ pub struct State {
     pub changes: watch::Receiver<u64>,
 }
 
-/// All pages, their assets and their live feed. Images come from `/api/v1/artifacts/{sha256}`, which the API serves.
+/// All pages, their assets and their live feed, open to everybody. Images come from `/api/v1/artifacts/{sha256}`, which the
+/// API serves.
 pub fn router(state: State) -> Router {
+    pages(state).merge(assets())
+}
+
+/// As [`router`], but pages and feed need a token.
+pub fn private(state: State, tokens: Tokens) -> Router {
+    let guard = async |axum::extract::State(tokens): axum::extract::State<Tokens>, request: Request, next: Next| {
+        auth::viewer(axum::extract::State(tokens), request, next).await.map_err(PageError::Refused)
+    };
+    pages(state).route_layer(middleware::from_fn_with_state(tokens, guard)).merge(assets())
+}
+
+fn pages(state: State) -> Router {
     Router::new()
         .route("/", get(home::page))
         .route("/experiments/{name}", get(experiment::page))
@@ -46,8 +63,11 @@ pub fn router(state: State) -> Router {
         .route("/workers", get(workers::page))
         .route("/failures", get(failures::page))
         .route("/events", get(live::events))
-        .route("/assets/{name}", get(asset::serve))
         .with_state(state)
+}
+
+fn assets() -> Router {
+    Router::new().route("/assets/{name}", get(asset::serve))
 }
 
 /// Why a page could not be shown.
@@ -57,6 +77,8 @@ enum PageError {
     View(#[from] ViewError),
     #[error("There is no {what} `{name}` in this job table.")]
     NotFound { what: &'static str, name: String },
+    #[error("{}", .0.refusal.message)]
+    Refused(Refused),
 }
 
 impl IntoResponse for PageError {
@@ -64,6 +86,7 @@ impl IntoResponse for PageError {
         let status = match &self {
             Self::View(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Refused(refused) => refused.status,
         };
         if let Self::View(error) = &self {
             tracing::error!(error = error as &dyn std::error::Error, "a page could not be read");

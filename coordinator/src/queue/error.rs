@@ -33,6 +33,14 @@ pub enum OpenError {
         path.display()
     )]
     NetworkFileSystem { path: PathBuf, kind: &'static str },
+    #[error("locking {}; run this as the user that serves the database", path.display())]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("another coordinator is just starting or stopping on {}; try again in a moment", path.display())]
+    Changing { path: PathBuf },
     #[error(
         "a coordinator already serves this database: process {pid} on {host}, {url}, since {since}; \
          stop it first, or use it as it is"

@@ -1,10 +1,16 @@
 //! Who serves a database: one process on one host, on a local disk.
+//!
+//! An exclusive flock(2) on `DB.lock` is the ownership: the kernel takes it back from a process that ends, however it ends,
+//! whatever the clock says. The record in the database says who it is, for messages, and is what another host sees.
 
 use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::{OpenError, QueueError};
 use crate::queue::view::moment::utc;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{ConnectOptions, Connection, FromRow};
+use std::fs::{File, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,13 +56,9 @@ impl Owner {
         }
     }
 
-    /// Whether the process still serves, as far as can be told from this host at time `now`.
-    pub fn is_alive(&self, now: Millis) -> bool {
-        if self.host == this_host() {
-            process_started(self.pid).is_some_and(|started| started <= self.started_at)
-        } else {
-            now - self.renewed_at < FRESH
-        }
+    /// Whether this is a process of another host that still renews its record at time `now`. Its lock cannot be seen from here.
+    fn is_alive_elsewhere(&self, now: Millis) -> bool {
+        self.host != this_host() && now - self.renewed_at < FRESH
     }
 
     /// Why this owner keeps others out.
@@ -80,13 +82,77 @@ pub async fn living(path: &Path) -> Result<Option<Owner>, OpenError> {
         None => None,
     };
     let _ = connection.close().await;
-    Ok(owner.filter(|owner| owner.is_alive(Clock::System.now())))
+    let Some(owner) = owner else { return Ok(None) };
+    let alive = owner.is_alive_elsewhere(Clock::System.now()) || is_locked(path)?;
+    Ok(alive.then_some(owner))
 }
 
-/// Writes `owner` into the record, unless another process that is alive stands there.
+/// The right to serve a database, for as long as it is not dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is held as long as the file is open")] File);
+
+impl Lock {
+    /// Takes the right to serve the database at `path`, which need not be there yet, unless another process has it.
+    pub async fn take(path: &Path) -> Result<Self, OpenError> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|source| OpenError::Folder { path: folder.to_owned(), source })?;
+        refuse_network_file_system(folder)?;
+        let name = lock_file(path);
+        let failed = |source| OpenError::Lock { path: name.clone(), source };
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(failed)?;
+        loop {
+            if granted(file.try_lock()).map_err(failed)? {
+                return Ok(Self(file));
+            }
+            if is_locked(path)? {
+                return Err(match living(path).await? {
+                    Some(owner) => owner.refusal(),
+                    None => OpenError::Changing { path: path.to_owned() },
+                });
+            }
+            // Somebody only looked, which takes microseconds.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// Whether a process of this host serves the database at `path`.
+fn is_locked(path: &Path) -> Result<bool, OpenError> {
+    let name = lock_file(path);
+    let failed = |source| OpenError::Lock { path: name.clone(), source };
+    match File::open(&name) {
+        // Shared, so that those who look do not see each other.
+        Ok(file) => Ok(!granted(file.try_lock_shared()).map_err(failed)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// `DB.lock`: the same whatever link the database was reached by.
+fn lock_file(path: &Path) -> PathBuf {
+    beside(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), "lock")
+}
+
+fn granted(lock: Result<(), TryLockError>) -> io::Result<bool> {
+    match lock {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// `DB.EXTENSION`, beside the database.
+pub fn beside(db: &Path, extension: &str) -> PathBuf {
+    let mut name = db.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
+/// Writes `owner`, which holds the lock, into the record, unless a process of another host stands there that is alive.
 pub(super) async fn acquire(connection: &mut SqliteConnection, owner: &Owner) -> Result<(), AcquireError> {
     if let Some(other) = read(connection).await?
-        && other.is_alive(owner.started_at)
+        && other.is_alive_elsewhere(owner.started_at)
     {
         return Err(other.refusal().into());
     }
@@ -128,26 +194,6 @@ async fn read(connection: &mut SqliteConnection) -> Result<Option<Owner>, sqlx::
 /// This machine's name.
 pub fn this_host() -> String {
     hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown".to_owned())
-}
-
-/// When process `pid` of this host started, rounded down to a clock tick; `None` if it does not run. A record that is older
-/// than the process with its number belongs to a process that has ended.
-fn process_started(pid: u32) -> Option<Millis> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let boot = std::fs::read_to_string("/proc/stat").ok()?;
-    let boot: Millis = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    started_from_stat(&stat, boot, rustix::param::clock_ticks_per_second())
-}
-
-/// proc(5): field 22 is the start in ticks since boot; the command's name in field 2 may hold spaces and brackets. A zombie
-/// (field 3) has ended.
-fn started_from_stat(stat: &str, boot_seconds: Millis, ticks_per_second: u64) -> Option<Millis> {
-    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    let ticks: Millis = fields.nth(18)?.parse().ok()?;
-    Some(boot_seconds * 1000 + ticks * 1000 / Millis::try_from(ticks_per_second).ok()?.max(1))
 }
 
 /// Refuses a folder on a network file system.
@@ -205,26 +251,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn this_process_is_alive_and_an_older_record_with_its_number_is_not() {
-        let now = Clock::System.now();
-        let pid = std::process::id();
-        assert!(record(this_host(), pid, now, 0).is_alive(now));
-        assert!(!record(this_host(), pid, 1, now).is_alive(now), "the number was reused");
-        assert!(!record(this_host(), u32::MAX, now, now).is_alive(now), "no such process");
+    #[tokio::test]
+    async fn one_process_has_the_lock_until_it_lets_go_and_whoever_only_looks_takes_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("queue.db");
+        assert!(!is_locked(&path).expect("no lock file"));
+        let lock = Lock::take(&path).await.expect("a free database");
+        assert!(is_locked(&path).expect("the lock file"));
+        let refused = Lock::take(&path).await.expect_err("it is taken");
+        assert!(matches!(refused, OpenError::Changing { .. }), "nobody has signed the record yet: {refused}");
+        std::fs::write(&path, "").expect("a file");
+        let link = folder.path().join("link.db");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        assert!(is_locked(&link).expect("the lock file"), "a link is no way around it");
+        drop(lock);
+        assert!(!is_locked(&path).expect("the lock file"));
+        for _ in 0..100 {
+            let looking = {
+                let path = path.clone();
+                std::thread::spawn(move || (0..100).all(|_| is_locked(&path).is_ok()))
+            };
+            drop(Lock::take(&path).await.expect("those who look do not keep others out"));
+            assert!(looking.join().expect("it looked"));
+        }
     }
 
     #[test]
     fn an_owner_on_another_host_is_alive_while_it_renews() {
         let there = || "another-host.example".to_owned();
-        assert!(record(there(), 1, 0, 100_000).is_alive(159_999));
-        assert!(!record(there(), 1, 0, 100_000).is_alive(160_000));
-    }
-
-    #[test]
-    fn a_command_name_with_brackets_does_not_hide_the_start() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 250 9 9";
-        assert_eq!(started_from_stat(stat, 1_000, 100), Some(1_002_500));
-        assert_eq!(started_from_stat(&stat.replace(" S ", " Z "), 1_000, 100), None);
+        assert!(record(there(), 1, 0, 100_000).is_alive_elsewhere(159_999));
+        assert!(!record(there(), 1, 0, 100_000).is_alive_elsewhere(160_000));
+        assert!(!record(this_host(), 1, 0, 100_000).is_alive_elsewhere(100_000), "here the lock decides");
     }
 }

@@ -119,7 +119,8 @@ impl Queue {
             ready.mark_unchanged();
             let request = claim.clone();
             let handed = self.run(|store| Box::pin(async move { store.claim(&request).await })).await?;
-            if !handed.claimed.jobs.is_empty() || claim.max == 0 || clock.now() >= deadline {
+            let Claimed { jobs, never, .. } = &handed.claimed;
+            if !jobs.is_empty() || never.is_some() || claim.max == 0 || clock.now() >= deadline {
                 return Ok(handed.claimed);
             }
             tokio::select! {

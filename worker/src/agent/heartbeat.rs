@@ -5,6 +5,8 @@ use crate::chain::chain;
 use crate::client::Client;
 use protocol::heartbeat::{Activity, Heartbeat, Held};
 use protocol::ids::WorkerId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,6 +14,7 @@ use tokio::task::JoinHandle;
 /// A running heartbeat.
 pub struct Heart {
     activity: watch::Sender<Activity>,
+    answered: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -19,8 +22,14 @@ impl Heart {
     /// Beats every `period`, and at once whenever the activity changes.
     pub fn start(client: Client, worker: WorkerId, period: Duration, held: HeldJobs) -> Self {
         let (activity, watched) = watch::channel(Activity::Working);
-        let task = tokio::spawn(beat(client, worker, period, held, watched));
-        Self { activity, task }
+        let answered = Arc::new(AtomicBool::new(true));
+        let task = tokio::spawn(beat(client, worker, period, held, watched, answered.clone()));
+        Self { activity, answered, task }
+    }
+
+    /// Whether the coordinator answered the last heartbeat.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     pub fn set(&self, activity: Activity) {
@@ -42,14 +51,14 @@ async fn beat(
     period: Duration,
     held: HeldJobs,
     mut activity: watch::Receiver<Activity>,
+    answered: Arc<AtomicBool>,
 ) {
-    let mut missed = false;
     loop {
         let now = *activity.borrow_and_update();
         let beat = Heartbeat { worker, activity: now, held: held.list() };
         match client.heartbeat(&beat).await {
             Ok(reply) => {
-                if std::mem::take(&mut missed) {
+                if !answered.swap(true, Ordering::Relaxed) {
                     tracing::info!("the coordinator answers again");
                 }
                 // Only under the fence that was sent: the job may have come back meanwhile.
@@ -62,7 +71,7 @@ async fn beat(
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut missed, true) {
+                if answered.swap(false, Ordering::Relaxed) {
                     tracing::warn!("no heartbeat; going on with what is claimed: {}", chain(&error));
                 }
             }

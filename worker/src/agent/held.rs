@@ -39,7 +39,7 @@ impl HeldJobs {
                 job: *job,
                 fence: *fence,
                 progress: control.progress(),
-                computing_ms: 0,
+                computing_ms: u64::try_from(control.computing().as_millis()).unwrap_or(u64::MAX),
             })
             .collect()
     }
@@ -51,11 +51,11 @@ impl HeldJobs {
         held.inspect(|(_, control)| control.stop()).is_some()
     }
 
-    /// Tells every job to stop and lists them.
-    pub fn stop_all(&self) -> Vec<(JobId, Fence)> {
+    /// Tells those jobs to stop for which `which` holds, and lists them.
+    pub fn stop_where(&self, which: impl Fn(&Control) -> bool) -> Vec<(JobId, Fence)> {
         let jobs = self.lock();
-        jobs.values().for_each(|(_, control)| control.stop());
-        jobs.iter().map(|(job, (fence, _))| (*job, *fence)).collect()
+        let stopped = jobs.iter().filter(|(_, (_, control))| which(control));
+        stopped.inspect(|(_, (_, control))| control.stop()).map(|(job, (fence, _))| (*job, *fence)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Jobs> {
@@ -91,5 +91,16 @@ mod tests {
         assert_eq!(held.list().len(), 1);
         held.remove(JobId(1), Fence(2));
         assert!(held.list().is_empty());
+    }
+
+    #[test]
+    fn a_job_that_waits_is_renewed_and_has_taken_no_time() {
+        let held = HeldJobs::default();
+        let (running, _waiting) = (held.insert(JobId(1), Fence(1)), held.insert(JobId(2), Fence(1)));
+        running.begin(1);
+        while running.computing().as_millis() == 0 {}
+        let times: Vec<_> = held.list().iter().map(|held| held.computing_ms).collect();
+        assert!(times[0] > 0 && times[1] == 0, "{times:?}");
+        assert_eq!(held.stop_where(|control| control.computing().is_zero()), [(JobId(2), Fence(1))]);
     }
 }

@@ -1,14 +1,24 @@
-//! Being asked to stop: by a person, by Slurm's end of the allocation, or by the node.
+//! Being asked to stop: by a person, by Slurm's end of the allocation, or by the node. And being asked how it goes.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2, which all mean: stop claiming, finish, leave.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// SIGTERM, SIGINT, SIGUSR1 or SIGUSR2: stop claiming, finish, leave.
+    Drain,
+    /// SIGQUIT: say how long the slots stood idle, and go on.
+    Report,
+}
+
+/// The signals that a worker listens to.
 #[derive(Debug)]
 pub struct Signals {
     term: Signal,
     int: Signal,
     usr1: Signal,
     usr2: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -19,16 +29,23 @@ impl Signals {
             int: signal(SignalKind::interrupt())?,
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
     /// Returns at the next signal.
-    pub async fn asked(&mut self) {
+    pub async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-            _ = self.usr1.recv() => {}
-            _ = self.usr2.recv() => {}
+            _ = self.term.recv() => Request::Drain,
+            _ = self.int.recv() => Request::Drain,
+            _ = self.usr1.recv() => Request::Drain,
+            _ = self.usr2.recv() => Request::Drain,
+            _ = self.quit.recv() => Request::Report,
         }
+    }
+
+    /// Returns when a signal asks to drain.
+    pub async fn asked(&mut self) {
+        while self.next().await != Request::Drain {}
     }
 }

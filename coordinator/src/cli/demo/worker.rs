@@ -46,6 +46,8 @@ impl Workers {
                 .arg("--endpoint")
                 .arg(endpoint)
                 .args(["--device", "cpu"])
+                .arg("--spool")
+                .arg(folder.join("spool"))
                 .stdin(Stdio::null())
                 .stdout(out)
                 .stderr(err)

@@ -1,0 +1,112 @@
+//! Claiming: one loop for idle slots, one that claims a batch ahead while all are busy. They run beside each other, so that the
+//! long poll of the second never keeps an idle slot waiting.
+
+use super::{Agent, Backoff};
+use crate::client::ClientError;
+use crate::tasks::{Runner, Work, into_batches};
+use protocol::claim::{Claim, Claimed, Never};
+use protocol::error::RefusalCode;
+use protocol::ids::{ConditionId, Fence, JobId};
+use protocol::job::Condition;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long the coordinator may hold a claim open while there is nothing to do.
+const LONG_POLL: Duration = Duration::from_secs(20);
+
+/// Why there are no more claims.
+#[derive(Debug)]
+pub enum Ended {
+    /// The worker drains.
+    Closed,
+    /// The coordinator has nothing for this worker, ever.
+    Never(Never),
+    /// Another database has taken the place of the one where the worker registered.
+    Forgotten,
+    Refused(ClientError),
+}
+
+/// Claims until the worker drains, or there is no point in going on.
+pub async fn keep_claiming(agent: Arc<Agent>, ahead: bool) -> Ended {
+    let mut backoff = Backoff::default();
+    while let Some(batches) = agent.ready.wanted(ahead).await {
+        let claim = Claim {
+            worker: agent.worker,
+            max: u32::try_from(batches).unwrap_or(u32::MAX).saturating_mul(agent.batch),
+            wait_ms: LONG_POLL.as_millis() as u64,
+            loaded: agent.seen.loaded(&*agent.runner),
+            ahead,
+            remaining_ms: agent.deadline.map(|deadline| deadline.left().as_millis() as u64),
+        };
+        match agent.client.claim(&claim).await {
+            Ok(mut claimed) => {
+                backoff = Backoff::default();
+                let never = claimed.never.take();
+                agent.accept(claimed).await;
+                if let Some(never) = never {
+                    return Ended::Never(never);
+                }
+            }
+            Err(error) if error.is_passing() => {
+                backoff.report(&error, "waiting for the coordinator");
+                tokio::select! {
+                    () = backoff.pause() => {}
+                    () = agent.ready.closed() => {}
+                }
+            }
+            Err(error) if error.code() == Some(RefusalCode::UnknownWorker) => return Ended::Forgotten,
+            Err(error) => return Ended::Refused(error),
+        }
+    }
+    Ended::Closed
+}
+
+impl Agent {
+    /// Puts claimed jobs where the slots find them; gives them back if the worker drains by now.
+    async fn accept(&self, claimed: Claimed) {
+        let conditions: HashMap<_, _> =
+            claimed.conditions.into_iter().map(|(id, condition)| (id, Arc::new(condition))).collect();
+        let mut jobs = Vec::new();
+        for job in claimed.jobs {
+            let Some(condition) = conditions.get(&job.condition) else {
+                tracing::error!(job = %job.job, "the coordinator sent a job without its condition; ignored");
+                continue;
+            };
+            self.seen.note(job.condition, condition.clone());
+            let control = self.held.insert(job.job, job.fence);
+            jobs.push(Work { job, condition: condition.clone(), control });
+        }
+        if let Err(batches) = self.ready.push(into_batches(jobs, self.batch as usize)) {
+            self.release(attempts(batches)).await;
+        }
+    }
+}
+
+/// Which jobs, under which claims.
+pub fn attempts(batches: Vec<Vec<Work>>) -> Vec<(JobId, Fence)> {
+    batches.into_iter().flatten().map(|work| (work.job.job, work.job.fence)).collect()
+}
+
+/// Conditions seen so far, the one seen last at the end.
+#[derive(Debug, Default)]
+pub struct Seen(Mutex<Vec<(ConditionId, Arc<Condition>)>>);
+
+impl Seen {
+    /// Those whose models are in memory, best first.
+    fn loaded(&self, runner: &dyn Runner) -> Vec<ConditionId> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().rev().filter(|(_, condition)| runner.is_loaded(condition)).map(|(id, _)| *id).collect()
+    }
+
+    fn note(&self, id: ConditionId, condition: Arc<Condition>) {
+        /// Enough for affinity; a worker rarely serves more conditions in a row.
+        const REMEMBERED: usize = 64;
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.retain(|(known, _)| *known != id);
+        if seen.len() == REMEMBERED {
+            seen.remove(0);
+        }
+        seen.push((id, condition));
+    }
+}

@@ -1,0 +1,53 @@
+//! Introducing the worker to the coordinator, which may not be there yet.
+
+use super::deadline::last_call;
+use super::{AgentError, Backoff, Settings, Signals};
+use crate::client::Client;
+use protocol::claim::{Register, Registered};
+use protocol::job::Kind;
+
+/// Registers; `None` when asked to stop before it came to that.
+pub async fn register(
+    client: &Client,
+    settings: &Settings,
+    signals: &mut Signals,
+) -> Result<Option<Registered>, AgentError> {
+    let mut backoff = Backoff::default();
+    loop {
+        let body = introduction(settings);
+        let error = tokio::select! {
+            answer = client.register(&body) => match answer {
+                Ok(registered) => return Ok(Some(registered)),
+                Err(error) => error,
+            },
+            () = signals.asked() => return Ok(None),
+        };
+        if !error.is_passing() {
+            return Err(AgentError::Register(error));
+        }
+        backoff.report(&error, "waiting for the coordinator");
+        tokio::select! {
+            () = backoff.pause() => {}
+            () = signals.asked() => return Ok(None),
+            () = last_call(settings.deadline) => return Ok(None),
+        }
+    }
+}
+
+fn introduction(settings: &Settings) -> Register {
+    let identity = &settings.identity;
+    Register {
+        api_version: protocol::version::API_VERSION,
+        name: identity.name.clone(),
+        host: identity.host.clone(),
+        pid: std::process::id(),
+        device: identity.device.clone(),
+        device_name: identity.device_name.clone(),
+        device_uuid: None,
+        slots: identity.slots,
+        batch: identity.batch,
+        kinds: Kind::ALL.to_vec(),
+        remaining_ms: settings.deadline.map(|deadline| deadline.left().as_millis() as u64),
+        software: protocol::version::SOFTWARE.to_owned(),
+    }
+}

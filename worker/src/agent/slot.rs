@@ -1,0 +1,79 @@
+//! A slot: runs one batch after another. What a batch gave is delivered beside the next one.
+
+use super::Agent;
+use super::ready::Batch;
+use super::spool::Ending;
+use crate::tasks::{Product, TaskError, Work};
+use protocol::outcome::{Completed, Failed};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// Runs what is ready until the worker drains, and returns when all of it is delivered.
+pub async fn serve(agent: Arc<Agent>) {
+    let mut deliveries = JoinSet::new();
+    let mut last_end = None;
+    while let Some(mut batch) = agent.ready.next().await {
+        // Cancelled or lost while they waited.
+        batch.retain(|work| {
+            let wanted = !work.control.is_stopped();
+            if !wanted {
+                agent.held.remove(work.job.job, work.job.fence);
+            }
+            wanted
+        });
+        if batch.is_empty() {
+            agent.ready.free();
+            continue;
+        }
+        let idle = last_end.map(|end: Instant| end.elapsed());
+        idle.inspect(|gap| agent.gaps.record(*gap));
+        let done = agent.compute(batch).await;
+        last_end = Some(Instant::now());
+        agent.ready.free();
+        let waiting = idle.unwrap_or_default() / u32::try_from(done.len()).unwrap_or(u32::MAX).max(1);
+        for (work, outcome) in done {
+            deliveries.spawn(agent.clone().conclude(work, outcome, waiting));
+        }
+        while deliveries.try_join_next().is_some() {}
+    }
+    while deliveries.join_next().await.is_some() {}
+}
+
+impl Agent {
+    /// Runs a batch on a thread of its own.
+    async fn compute(&self, batch: Batch) -> Vec<(Work, Result<Product, TaskError>)> {
+        for Work { job, control, .. } in &batch {
+            tracing::info!(job = %job.job, seed = %job.seed, attempt = job.attempt, "started");
+            control.begin(batch.len());
+        }
+        let (runner, batch) = (self.runner.clone(), Arc::new(batch));
+        let running = batch.clone();
+        let outcomes = tokio::task::spawn_blocking(move || runner.run(&running)).await;
+        batch.iter().for_each(|work| work.control.end());
+        let outcomes = outcomes.unwrap_or_else(|panic| {
+            let error = TaskError::from_panic(panic);
+            batch.iter().map(|_| Err(error.clone())).collect()
+        });
+        batch.iter().cloned().zip(outcomes).collect()
+    }
+
+    /// Delivers what a job gave, and holds it until then. `waiting`: the job's share of the time that its slot had stood idle.
+    async fn conclude(self: Arc<Self>, work: Work, outcome: Result<Product, TaskError>, waiting: Duration) {
+        let (worker, job, fence) = (self.worker, work.job.job, work.job.fence);
+        match outcome {
+            Ok(Product { png, mut result }) => {
+                result.seconds_mut().waiting = waiting.as_secs_f64();
+                self.courier.deliver(Ending::Completed(Completed { worker, job, fence, result }), Some(png)).await;
+            }
+            Err(TaskError::Stopped) => tracing::info!(%job, "dropped"),
+            Err(TaskError::Failed { class, message, mut seconds }) => {
+                tracing::warn!(%job, %class, "failed: {message}");
+                seconds.waiting = waiting.as_secs_f64();
+                let failed = Failed { worker, job, fence, class, message, seconds };
+                self.courier.deliver(Ending::Failed(failed), None).await;
+            }
+        }
+        self.held.remove(job, fence);
+    }
+}
