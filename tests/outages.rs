@@ -249,3 +249,21 @@ fn an_idle_worker_begins_what_is_submitted_at_once() {
     println!("from submit to claim with an idle worker: {took} ms");
     assert!(took < 500, "{took} ms");
 }
+
+#[test]
+fn a_job_that_is_cancelled_while_it_waits_for_its_slot_never_begins() {
+    let campaign = Campaign::new();
+    campaign.submit(&simulation("cancelled", 600.0, 4, ""));
+    let _coordinator = campaign.serve(&["--heartbeat-ms", "50"]);
+    let worker = campaign.worker("waiting");
+    let table = Table::open(&campaign.database());
+    wait_until_one_ahead(&table, 1);
+    for (job, what) in [("2", "the one that waits"), ("1", "the one that runs")] {
+        let output = campaign.run(&["cancel", job]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        wait_for(what, || worker.log().contains(&format!("cancelled job={job}\n")).then_some(()));
+    }
+    wait_for("the next job to begin", || worker.log().contains("started job=3 ").then_some(()));
+    assert!(!worker.log().contains("started job=2 "), "{}", worker.log());
+    table.assert_sound();
+}

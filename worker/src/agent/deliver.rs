@@ -283,7 +283,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (spool, _) = Spool::open(root.path(), "node-1", super::super::spool::campaign("token")).unwrap();
         let folder = spool.path().to_owned();
-        let courier = Courier::new(Client::new("http://127.0.0.1:1", "token").unwrap(), Some(spool));
+        let courier = Courier::new(Client::new("http://127.0.0.1:1", None, "token").unwrap(), Some(spool));
         let ending = |job| {
             let (class, message, seconds) = (FailureClass::Io, "gone".to_owned(), PhaseSeconds::default());
             Ending::Failed(Failed { worker: WorkerId(7), job: JobId(job), fence: Fence(1), class, message, seconds })
