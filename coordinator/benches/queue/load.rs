@@ -27,7 +27,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(WORKERS as usize).build()?;
+        let http = tls::client(endpoint.fingerprint.clone())?.pool_max_idle_per_host(WORKERS as usize).build()?;
         Ok(Self { http, endpoint: endpoint.clone() })
     }
 
