@@ -32,8 +32,20 @@ impl Args {
             println!("no workers: start one with `worker`");
             return Ok(ExitCode::SUCCESS);
         }
-        let mut table =
-            Table::new([">WORKER", "NAME", "STATE", "DEVICE", ">HEARD OF", ">JOB", "OF", ">SEED", ">STEP", ">FOR"]);
+        let mut table = Table::new([
+            ">WORKER",
+            "NAME",
+            "STATE",
+            "DEVICE",
+            ">HEARD OF",
+            ">BUSY",
+            ">WASTED",
+            ">JOB",
+            "OF",
+            ">SEED",
+            ">STEP",
+            ">FOR",
+        ]);
         for worker in &workers {
             let own = |rest: [String; 5]| {
                 let [job, of, seed, step, time] = rest;
@@ -43,6 +55,8 @@ impl Args {
                     if worker.quarantine.is_some() { "quarantined".to_owned() } else { worker.activity.clone() },
                     worker.device_name.clone(),
                     duration(now - worker.heartbeat_at),
+                    percent(worker.time.share(worker.time.useful + worker.time.running)),
+                    percent(worker.time.share(worker.time.wasted)),
                     job,
                     of,
                     seed,
@@ -74,4 +88,9 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Of the time that the worker was up.
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_owned(), |share| format!("{share:.0} %"))
 }

@@ -3,7 +3,7 @@
 use super::layout::ago;
 use super::{Page, PageError, State, open};
 use crate::queue::view::moment::{duration, utc};
-use crate::queue::view::{WORKER_HISTORY, Worker};
+use crate::queue::view::{DeviceTime, WORKER_HISTORY, Worker};
 use axum::extract;
 use maud::{Markup, html};
 
@@ -49,6 +49,17 @@ fn activity(worker: &Worker) -> Markup {
     html! { span.tag.(worker.activity) { (worker.activity) } }
 }
 
+/// What became of the time that the worker was up.
+fn spent(time: &DeviceTime) -> Markup {
+    let [Some(useful), Some(wasted), Some(idle)] =
+        [time.share(time.useful + time.running), time.share(time.wasted), time.share(time.idle)]
+    else {
+        return html! {};
+    };
+    let up = duration((time.up * 1000.0) as i64);
+    html! { ", up " (up) ": busy " (format!("{useful:.0}")) " %, wasted " (format!("{wasted:.0}")) " %, idle " (format!("{idle:.0}")) " %" }
+}
+
 /// A tile per worker: what it is, when it was last heard of, and what it does now.
 pub fn tiles(workers: &[Worker], now: i64) -> Markup {
     html! {
@@ -73,7 +84,7 @@ pub fn tiles(workers: &[Worker], now: i64) -> Markup {
                         }
                     }
                     @if worker.running.is_empty() { p.muted { "holds no job" } }
-                    small.muted { "heard of " (ago(worker.heartbeat_at, now)) }
+                    small.muted { "heard of " (ago(worker.heartbeat_at, now)) (spent(&worker.time)) }
                 }
             }
         }

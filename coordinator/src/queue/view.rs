@@ -14,7 +14,7 @@ pub use explain::{BadInput, Need, Surroundings, Workers, explain};
 pub use failure::FailureGroup;
 pub use image::Image;
 pub use job::{Attempt, Job, JobDetail, JobPage};
-pub use worker::{Running, WORKER_HISTORY, Worker};
+pub use worker::{DeviceTime, Running, WORKER_HISTORY, Worker};
 
 pub use super::state::State;
 

@@ -28,6 +28,7 @@ pub struct Worker {
     pub activity: String,
     pub registered_at: i64,
     pub heartbeat_at: i64,
+    pub time: DeviceTime,
     /// The jobs that it holds, oldest number first.
     pub running: Vec<Running>,
 }
@@ -36,6 +37,33 @@ impl Worker {
     /// Whether it can be counted on to take or finish jobs.
     pub fn is_present(&self) -> bool {
         matches!(self.activity.as_str(), "working" | "draining")
+    }
+}
+
+/// What a worker did with its device since it registered, as far as it has told; seconds that add up to `up`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct DeviceTime {
+    pub up: f64,
+    /// On attempts that gave a result that counts.
+    pub useful: f64,
+    /// On attempts that failed, were lost or cancelled, or came too late.
+    pub wasted: f64,
+    /// On attempts that run.
+    pub running: f64,
+    pub idle: f64,
+}
+
+impl DeviceTime {
+    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let up = (row.try_get::<i64, _>("heartbeat_at")? - row.try_get::<i64, _>("registered_at")?) as f64 / 1000.0;
+        let (useful, wasted) = (row.try_get("useful_s")?, row.try_get("wasted_s")?);
+        let running = row.try_get("running_s")?;
+        Ok(Self { up, useful, wasted, running, idle: (up - useful - wasted - running).max(0.0) })
+    }
+
+    /// `seconds` of the time up, per cent; `None` while that is nothing.
+    pub fn share(&self, seconds: f64) -> Option<f64> {
+        (self.up > 0.0).then(|| 100.0 * seconds / self.up)
     }
 }
 
@@ -84,6 +112,7 @@ impl Worker {
             activity: row.try_get("activity")?,
             registered_at: row.try_get("registered_at")?,
             heartbeat_at: row.try_get("heartbeat_at")?,
+            time: DeviceTime::from_row(row)?,
             running: Vec::new(),
         })
     }
@@ -96,6 +125,9 @@ impl Snapshot {
             "SELECT worker.id, worker.name, worker.host, worker.pid, worker.device, worker.device_name,
                     worker.device_key, quarantine.reason AS quarantine, worker.slots,
                     worker.software, worker.activity, worker.registered_at, worker.heartbeat_at,
+                    worker.useful_s, worker.wasted_s,
+                    (SELECT coalesce(sum(held.computing_ms), 0) / 1000.0 / worker.slots FROM job AS held
+                     WHERE held.worker_id = worker.id AND held.state = 'running') AS running_s,
                     job.id AS job_id, job.condition_id, condition.subject, condition.region, job.seed, job.step, job.steps,
                     attempt.started_at
              FROM worker
