@@ -5,6 +5,9 @@
 //! where network file systems say that they are full. (The folder backend of the crate `object_store` syncs too, but leaves
 //! its temporary file behind in that case.)
 
+pub mod audit;
+pub mod gc;
+
 use axum::body::Bytes;
 use protocol::ids::Digest;
 use sha2::{Digest as _, Sha256};
@@ -54,6 +57,10 @@ impl Artifacts {
             std::fs::remove_file(&path).map_err(failed)?;
         }
         Ok(Self { folder: folder.to_owned() })
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the file with this digest lies, if it is stored.

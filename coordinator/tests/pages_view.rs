@@ -3,7 +3,8 @@
 
 mod pages_fixture;
 
-use coordinator::queue::view::{JobFilter, Snapshot, State, ViewError, explain};
+use coordinator::queue::Filter;
+use coordinator::queue::view::{JobPage, Snapshot, State, ViewError, explain};
 use pages_fixture::{Fixture, NOW, digest};
 use protocol::ids::{ConditionId, JobId};
 
@@ -83,18 +84,29 @@ async fn pages_of_jobs_meet_without_gap_or_overlap_for_every_filter() {
     let fixture = campaign().await;
     let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
     let filters = [
-        (JobFilter::default(), 160),
-        (JobFilter { state: Some(State::Done), ..JobFilter::default() }, 120),
-        (JobFilter { state: Some(State::Failed), ..JobFilter::default() }, 3),
-        (JobFilter { condition: Some(ConditionId(2)), ..JobFilter::default() }, 16),
-        (JobFilter { experiment: Some("miniature".into()), state: Some(State::Ready), ..JobFilter::default() }, 35),
-        (JobFilter { experiment: Some("other".into()), ..JobFilter::default() }, 0),
+        ("", 160),
+        ("state=done", 120),
+        ("state=failed", 3),
+        ("condition=2", 16),
+        ("experiment=miniature state=ready", 35),
+        ("experiment=other", 0),
+        ("state!=done", 40),
+        ("gamma=14", 80),
+        ("gamma!=14 seed=3-5", 15),
+        ("region~AC subject=sim01", 32),
+        ("class=bad_input", 3),
+        ("state!=done class!=bad_input", 37),
+        ("message~\"cuda out\"", 1),
+        ("message='no such thing'", 0),
+        ("worker=node08/cuda:1 state=failed", 3),
+        ("job=1-20", 20),
+        ("steps=50", 0),
     ];
     for (filter, expected) in filters {
         let mut seen = std::collections::BTreeSet::new();
         let mut after = None;
         loop {
-            let page = snapshot.jobs(&JobFilter { after, limit: 7, ..filter.clone() }).await.unwrap();
+            let page = snapshot.jobs(&JobPage { filter: filter.parse().unwrap(), after, limit: 7 }).await.unwrap();
             assert!(page.iter().all(|job| seen.insert(job.id)), "a job is on two pages");
             match page.last() {
                 Some(last) => after = Some(last.id),
@@ -138,10 +150,10 @@ async fn every_state_of_a_job_has_its_sentence() {
         let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
         let detail = snapshot.job(JobId(id)).await.unwrap().unwrap();
         let around = snapshot.surroundings(&detail).await.unwrap();
-        explain(&detail, around, NOW)
+        explain(&detail, &around, NOW)
     };
     let first = async |fixture: &Fixture, state: State| {
-        let filter = JobFilter { state: Some(state), limit: 2, ..JobFilter::default() };
+        let filter = JobPage { filter: Filter::default().and_state(state), after: None, limit: 2 };
         let jobs = Snapshot::at(&fixture.reader, NOW).await.unwrap().jobs(&filter).await.unwrap();
         jobs.iter().map(|job| job.id.0).collect::<Vec<_>>()
     };
@@ -174,11 +186,9 @@ async fn every_state_of_a_job_has_its_sentence() {
         format!("Cancelled at 2026-03-14 15:09:26 UTC. `coordinator retry {ready}` makes it ready again.")
     );
     fixture.leave(ready, "blocked", 0).await;
+    fixture.run("UPDATE condition SET breaker = 'open'", |q| q).await;
     let blocked = sentence(&fixture, ready).await;
-    assert!(
-        blocked.starts_with("Held back, because an input of its condition was found missing or wrong"),
-        "{blocked}"
-    );
+    assert!(blocked.starts_with("Held back by bad input: its condition cannot be read"), "{blocked}");
     fixture.leave(ready, "ready", 0).await;
     fixture.run("UPDATE worker SET activity = 'silent'", |q| q).await;
     assert!(sentence(&fixture, ready).await.starts_with("Waits for a worker: none claims jobs now."));

@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::State;
-use coordinator::queue::{Queue, QueueError, view};
+use coordinator::queue::{Filter, Queue, QueueError, view};
 use protocol::claim::{Claim, Claimed};
 use protocol::heartbeat::{Activity, Heartbeat};
 use protocol::ids::{ConditionId, Digest, Fence, JobId, Seed, WorkerId};
@@ -269,7 +269,7 @@ async fn a_cancelled_job_is_heard_of_at_the_next_heartbeat_and_its_result_does_n
     queue.submit(plan("stop", 2, 1)).await.unwrap();
     let worker = worker(&queue).await;
     let job = claim_one(&queue, worker).await;
-    let condition = Cancel::Experiment { name: "stop".to_owned(), condition: Some(job.condition) };
+    let condition = Cancel::Where(Filter::experiment("stop").and_condition(job.condition));
     assert_eq!(queue.cancel(condition).await.unwrap().jobs, 1);
     let reply = queue.heartbeat(heartbeat(worker, &[&job])).await.unwrap();
     assert_eq!((reply.cancelled, reply.lost), (vec![job.job], vec![]));

@@ -4,7 +4,7 @@
 mod queue_fixture;
 
 use coordinator::queue::request::Cancel;
-use coordinator::queue::{QueueError, open_database, view};
+use coordinator::queue::{Filter, QueueError, open_database, view};
 use protocol::ids::{Digest, Seed};
 use protocol::job::Condition;
 use queue_fixture::*;
@@ -79,7 +79,7 @@ async fn a_misspelt_experiment_is_answered_with_the_nearest_name() {
     let folder = tempdir().unwrap();
     let queue = open(folder.path(), &settings()).await;
     queue.submit(plan("ofa_ffa", 1, 1)).await.unwrap();
-    let error = queue.cancel(Cancel::Experiment { name: "ofa_fa".to_owned(), condition: None }).await.unwrap_err();
+    let error = queue.cancel(Cancel::Where(Filter::experiment("ofa_fa"))).await.unwrap_err();
     assert!(matches!(&error, QueueError::NoSuchExperiment { nearest: Some(name), .. } if name == "ofa_ffa"), "{error}");
 }
 

@@ -54,12 +54,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/release", post(worker::release))
         .layer(up_to(MAX_MESSAGE));
     let uploads = Router::new().route("/artifacts/{sha256}", put(worker::upload)).layer(up_to(MAX_ARTIFACT));
-    let plans = Router::new()
-        .route("/submit", post(operator::submit))
-        .route("/preview", post(operator::preview))
-        .route("/cancel", post(operator::cancel))
-        .route("/retry", post(operator::retry))
-        .layer(up_to(MAX_PLAN));
+    let plans = operator::routes().layer(up_to(MAX_PLAN));
     let images = Router::new()
         .route("/artifacts/{sha256}", get(worker::image))
         .route_layer(middleware::from_fn_with_state(state.tokens.clone(), auth::viewer));

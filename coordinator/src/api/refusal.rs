@@ -2,6 +2,7 @@
 
 use super::body::BodyError;
 use crate::artifacts::ArtifactError;
+use crate::artifacts::gc::CollectError;
 use crate::queue::QueueError;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
@@ -38,17 +39,26 @@ impl From<QueueError> for Refused {
             E::UnknownWorker(_) => (StatusCode::NOT_FOUND, RefusalCode::UnknownWorker),
             E::NoSuchJob(_)
             | E::NoSuchExperiment { .. }
+            | E::NotQuarantined { .. }
             | E::NothingToNeed { .. }
-            | E::NoSuchCondition { .. }
             | E::NeverClaimed { .. } => (StatusCode::NOT_FOUND, RefusalCode::NotFound),
             E::MissingArtifact { .. } => (StatusCode::CONFLICT, RefusalCode::MissingArtifact),
-            E::NonFinite { .. } => (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed),
+            E::NonFinite { .. } | E::NoShare(_) => (StatusCode::UNPROCESSABLE_ENTITY, RefusalCode::Malformed),
             E::Stopping => (StatusCode::SERVICE_UNAVAILABLE, RefusalCode::Stopping),
             E::NotWritten | E::Corrupt { .. } | E::Database(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal)
             }
         };
         Self::new(status, code, chain(&error))
+    }
+}
+
+impl From<CollectError> for Refused {
+    fn from(error: CollectError) -> Self {
+        match error {
+            CollectError::Queue(error) => error.into(),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, RefusalCode::Internal, chain(&error)),
+        }
     }
 }
 

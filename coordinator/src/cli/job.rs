@@ -29,7 +29,7 @@ impl Args {
             anyhow::bail!("there is no job {}; list them with `coordinator jobs`", self.job);
         };
         let around = snapshot.surroundings(&detail).await?;
-        let explanation = explain(&detail, around, snapshot.now());
+        let explanation = explain(&detail, &around, snapshot.now());
         if self.json {
             println!("{}", serde_json::to_string(&Explained { explanation, detail: &detail })?);
         } else {

@@ -2,8 +2,9 @@
 
 use super::Database;
 use super::table::Table;
+use crate::queue::Filter;
 use crate::queue::view::moment::{duration, now};
-use crate::queue::view::{self, JobFilter, Snapshot, State};
+use crate::queue::view::{self, JobPage, Snapshot, State};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use protocol::ids::{ConditionId, JobId};
 use std::process::ExitCode;
@@ -21,6 +22,9 @@ pub struct Args {
     /// Only jobs of this condition
     #[arg(long, value_name = "ID")]
     condition: Option<ConditionId>,
+    /// Only jobs that fit, for example 'state=failed class=io region=FFA seed=0-99 message~"no space"'
+    #[arg(long = "where", value_name = "FILTER")]
+    filter: Option<Filter>,
     /// At most this many
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: u32,
@@ -39,14 +43,18 @@ fn states() -> impl TypedValueParser<Value = State> {
 impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let reader = view::open(&self.database.db).await?;
-        let filter = JobFilter {
-            experiment: self.experiment,
-            condition: self.condition,
-            state: self.state,
-            after: self.after,
-            limit: self.limit,
-        };
-        let jobs = Snapshot::take(&reader).await?.jobs(&filter).await?;
+        let mut filter = self.filter.unwrap_or_default();
+        if let Some(name) = &self.experiment {
+            filter = filter.and_experiment(name);
+        }
+        if let Some(state) = self.state {
+            filter = filter.and_state(state);
+        }
+        if let Some(condition) = self.condition {
+            filter = filter.and_condition(condition);
+        }
+        let page = JobPage { filter, after: self.after, limit: self.limit };
+        let jobs = Snapshot::take(&reader).await?.jobs(&page).await?;
         if self.json {
             println!("{}", serde_json::to_string(&jobs)?);
             return Ok(ExitCode::SUCCESS);

@@ -1,9 +1,17 @@
 //! The command line, one file a command.
 
+pub mod backup;
 pub mod cancel;
+pub mod check;
 pub mod demo;
+pub mod explain;
+pub mod gc;
 pub mod job;
 pub mod jobs;
+pub mod pause;
+pub mod priority;
+pub mod release;
+pub mod resume;
 pub mod retry;
 pub mod serve;
 pub mod status;
@@ -11,6 +19,7 @@ pub mod submit;
 mod table;
 pub mod workers;
 
+use crate::artifacts::Artifacts;
 use crate::queue::request::Changed;
 use clap::Parser;
 use std::io::Write;
@@ -46,12 +55,28 @@ commands! {
     Jobs = jobs;
     /// Show one job: its attempts, its result, and why it is not running
     Job = job;
+    /// Say in a sentence where a job stands, and why it does not run
+    Explain = explain;
     /// List workers and what they do
     Workers = workers;
     /// Stop jobs that are not finished; workers drop them at their next heartbeat
     Cancel = cancel;
     /// Give failed, blocked or cancelled jobs their attempts anew
     Retry = retry;
+    /// Hand out no more jobs of an experiment; those that run go on
+    Pause = pause;
+    /// Hand out the jobs of a paused experiment again
+    Resume = resume;
+    /// Serve an experiment before others, or give it another share of the workers' time
+    SetPriority = priority;
+    /// Give a quarantined device jobs again
+    ReleaseDevice = release;
+    /// Copy the job table into one file, complete as of one moment; works while a coordinator serves
+    Backup = backup;
+    /// Remove the images that no result names
+    Gc = gc;
+    /// Count everything again and compare every image with its digest; works while a coordinator serves
+    Check = check;
     /// Run the miniature experiment from end to end: server, worker, dashboard, table, contact sheet
     Demo = demo;
 }
@@ -78,6 +103,21 @@ pub struct Database {
     pub db: PathBuf,
 }
 
+/// Where images are.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Store {
+    /// Where `serve` keeps images [default: folder `artifacts` beside the database]
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+impl Store {
+    fn of(&self, database: &Database) -> Artifacts {
+        let beside = || database.db.with_file_name("artifacts");
+        Artifacts::at(self.store.clone().unwrap_or_else(beside))
+    }
+}
+
 /// Prints what changed, for people or as JSON.
 fn print_changed(verb: &str, changed: &Changed, json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -90,4 +130,15 @@ fn print_changed(verb: &str, changed: &Changed, json: bool) -> anyhow::Result<()
     }
     writeln!(out, "{} job{} {verb}", changed.jobs, if changed.jobs == 1 { "" } else { "s" })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_has_a_consistent_command_line() {
+        Cli::command().debug_assert();
+    }
 }

@@ -96,6 +96,7 @@ fn overview(experiments: &[Experiment]) -> String {
     }
     let mut table = Table::new([
         "EXPERIMENT",
+        ">PRIORITY",
         ">DONE",
         ">RUNNING",
         ">READY",
@@ -110,6 +111,7 @@ fn overview(experiments: &[Experiment]) -> String {
         let [done, running, ready, blocked, failed, cancelled, total] = counts(&experiment.counts);
         table.row([
             experiment.name.clone(),
+            if experiment.paused { "paused".to_owned() } else { experiment.priority.to_string() },
             done,
             running,
             ready,

@@ -40,7 +40,7 @@ impl Args {
                 [
                     worker.id.to_string(),
                     worker.name.clone(),
-                    worker.activity.clone(),
+                    if worker.quarantine.is_some() { "quarantined".to_owned() } else { worker.activity.clone() },
                     worker.device_name.clone(),
                     duration(now - worker.heartbeat_at),
                     job,
@@ -64,6 +64,14 @@ impl Args {
             }
         }
         print!("{table}");
+        let mut quarantined: Vec<_> =
+            workers.iter().filter_map(|worker| Some((&worker.device_key, worker.quarantine.as_ref()?))).collect();
+        quarantined.sort_unstable();
+        quarantined.dedup();
+        for (device, reason) in quarantined {
+            println!("\nquarantined: {device} gets no jobs, because: {reason}");
+            println!("  when it is well again: coordinator release-device {device}");
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

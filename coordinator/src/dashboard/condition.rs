@@ -2,7 +2,8 @@
 
 use super::bar::{bar, legend};
 use super::{Page, PageError, State, gallery, home, open};
-use crate::queue::view::{Condition, Image, Job, JobFilter, State as JobState};
+use crate::queue::Filter;
+use crate::queue::view::{Condition, Image, Job, JobPage, State as JobState};
 use crate::report::number::{activation, interval, percent, thousands};
 use crate::report::specificity::{self, Specificity};
 use axum::extract::{self, Path};
@@ -29,7 +30,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
     let newest = snapshot.newest_of(id, IMAGES).await?;
     let mut listed = Vec::new();
     for state in [JobState::Failed, JobState::Running] {
-        let filter = JobFilter { condition: Some(id), state: Some(state), limit: JOBS, ..JobFilter::default() };
+        let filter = JobPage { filter: Filter::default().and_condition(id).and_state(state), after: None, limit: JOBS };
         listed.extend(snapshot.jobs(&filter).await?);
     }
 

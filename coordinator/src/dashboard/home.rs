@@ -130,7 +130,12 @@ pub fn standing(experiment: &Experiment) -> Markup {
     let spent = experiment.gpu_seconds.total();
     html! {
         div.standing {
-            div { (bar(&experiment.counts)) (legend(&experiment.counts)) }
+            div {
+                @if experiment.paused {
+                    p { span.tag { "paused" } " its jobs wait until " code { "coordinator resume " (experiment.name) } }
+                }
+                (bar(&experiment.counts)) (legend(&experiment.counts))
+            }
             div {
                 @if let Some(budget) = experiment.budget_gpu_seconds {
                     @let share = spent / budget;

@@ -27,7 +27,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
                 a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
             }
             h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
-            p.lead { (with_code(&explain(&detail, around, frame.now))) }
+            p.lead { (with_code(&explain(&detail, &around, frame.now))) }
         }
         div.columns {
             @match &detail.result {

@@ -58,6 +58,9 @@ pub fn tiles(workers: &[Worker], now: i64) -> Markup {
                 li.late[late] data-key={ "worker-" (worker.id) } {
                     header { b { (worker.name) } (activity(worker)) }
                     p.muted { (worker.device_name) }
+                    @if let Some(reason) = &worker.quarantine {
+                        p.message { "quarantined, gets no jobs: " (reason) ". When it is well: " code { "coordinator release-device " (worker.device_key) } }
+                    }
                     @for running in &worker.running {
                         @let share = if running.steps > 0 { 100.0 * f64::from(running.step) / f64::from(running.steps) } else { 0.0 };
                         a.run href={ "/jobs/" (running.job) } {

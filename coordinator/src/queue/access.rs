@@ -1,10 +1,12 @@
 //! The way in for commands: over HTTP to the coordinator that owns the database, or straight into the file if nobody does.
 
 use crate::api::client::{Client, ClientError};
+use crate::artifacts::Artifacts;
+use crate::artifacts::gc::{self, CollectError};
 use crate::plan::Plan;
 use crate::queue::error::{OpenError, QueueError};
 use crate::queue::owner;
-pub use crate::queue::request::{Cancel, Changed, Preview, Retry, Submitted};
+pub use crate::queue::request::{Adjust, Cancel, Changed, Collect, Collected, Preview, Retry, Served, Submitted};
 use crate::queue::writer::{Queue, Settings};
 use std::path::Path;
 
@@ -24,6 +26,8 @@ pub enum AccessError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Queue(#[from] QueueError),
+    #[error(transparent)]
+    Collect(#[from] CollectError),
     #[error(transparent)]
     Client(#[from] ClientError),
 }
@@ -72,6 +76,46 @@ impl Access {
         Ok(match self {
             Self::Remote(client) => client.post("retry", retry).await?,
             Self::Local(queue) => queue.retry(retry.clone()).await?,
+        })
+    }
+
+    /// What [`Access::cancel`] would change.
+    pub async fn rehearse_cancel(&self, cancel: &Cancel) -> Result<Changed, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("cancel/rehearsal", cancel).await?,
+            Self::Local(queue) => queue.rehearse_cancel(cancel.clone()).await?,
+        })
+    }
+
+    /// What [`Access::retry`] would change.
+    pub async fn rehearse_retry(&self, retry: &Retry) -> Result<Changed, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("retry/rehearsal", retry).await?,
+            Self::Local(queue) => queue.rehearse_retry(retry.clone()).await?,
+        })
+    }
+
+    /// Changes how an experiment is served.
+    pub async fn adjust(&self, adjust: &Adjust) -> Result<Served, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("adjust", adjust).await?,
+            Self::Local(queue) => queue.adjust(adjust.clone()).await?,
+        })
+    }
+
+    /// Lets a quarantined device have jobs again; gives the reason of its quarantine.
+    pub async fn release_device(&self, key: &str) -> Result<String, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("release-device", key).await?,
+            Self::Local(queue) => queue.release_device(key.to_owned()).await?,
+        })
+    }
+
+    /// Removes files that no result names; from `store` if nobody serves the database, else from the coordinator's own.
+    pub async fn collect(&self, collect: &Collect, store: &Artifacts) -> Result<Collected, AccessError> {
+        Ok(match self {
+            Self::Remote(client) => client.post("collect", collect).await?,
+            Self::Local(queue) => gc::collect(queue, store, collect).await?,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Why the job table could not be opened, or did not do what it was asked.
 
-use protocol::ids::{ConditionId, Digest, Fence, JobId, WorkerId};
+use protocol::ids::{Digest, Fence, JobId, WorkerId};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,10 +57,12 @@ pub enum QueueError {
     NoSuchJob(JobId),
     #[error("there is no experiment `{name}`{}", hint(.nearest))]
     NoSuchExperiment { name: String, nearest: Option<String> },
+    #[error("no device `{key}` is quarantined; {}", quarantined(.known))]
+    NotQuarantined { key: String, known: Vec<String> },
+    #[error("the share of an experiment must be above 0, found {0}")]
+    NoShare(f64),
     #[error("nothing in experiment `{needs}`, which this one needs, matches subject `{subject}`, region `{region}`")]
     NothingToNeed { needs: String, subject: String, region: String },
-    #[error("experiment `{experiment}` has no condition {condition}")]
-    NoSuchCondition { experiment: String, condition: ConditionId },
     #[error("job {job} was never given to worker {worker} under fence {fence}")]
     NeverClaimed { job: JobId, fence: Fence, worker: WorkerId },
     #[error("the result of job {job} names image {digest}, which is not in the store; upload it first")]
@@ -95,6 +97,13 @@ pub(super) fn advice(error: &sqlx::Error) -> &'static str {
         }
         Some("26") => "; it is not a database, name another file with --db",
         _ => "",
+    }
+}
+
+fn quarantined(known: &[String]) -> String {
+    match known {
+        [] => "none is".to_owned(),
+        known => format!("these are: {}", known.join(", ")),
     }
 }
 

@@ -4,8 +4,10 @@
 //! answers after the commit. [`access`] is the way in for commands that may meet a running coordinator.
 
 pub mod access;
+pub mod check;
 pub mod clock;
 mod error;
+pub mod filter;
 pub mod owner;
 pub mod pace;
 pub mod policy;
@@ -18,6 +20,7 @@ pub mod writer;
 
 pub use clock::Clock;
 pub use error::{OpenError, QueueError};
+pub use filter::Filter;
 pub use writer::{Queue, Settings};
 
 use sqlx::migrate::Migrator;

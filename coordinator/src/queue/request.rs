@@ -1,8 +1,9 @@
 //! What people ask of the job table, and the answers; the command line and the API share these types.
 
 use crate::plan::Plan;
+use crate::queue::filter::Filter;
 use crate::queue::state::State;
-use protocol::ids::{ConditionId, ExperimentId, JobId};
+use protocol::ids::{ExperimentId, JobId};
 use serde::{Deserialize, Serialize};
 
 /// What submitting a plan changed.
@@ -47,25 +48,65 @@ impl Preview {
 }
 
 /// Which jobs to cancel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cancel {
     Jobs(Vec<JobId>),
-    /// Everything of an experiment, or of one of its conditions, that is not finished.
-    Experiment {
-        name: String,
-        condition: Option<ConditionId>,
-    },
+    /// All that fit and are not finished.
+    Where(Filter),
 }
 
 /// Which jobs to retry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// Failed, cancelled or blocked jobs. Jobs that their conditions' bad input blocked become ready with them.
     Jobs(Vec<JobId>),
-    /// Every failed or blocked job, of one experiment or of all.
-    Failed { experiment: Option<String> },
+    /// All that fit and failed or are blocked; cancelled ones too if the filter names states.
+    Where(Filter),
+}
+
+/// How an experiment is to be served from now on; `None` leaves a part as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adjust {
+    pub experiment: String,
+    /// Whether its jobs stay where they are; those that run go on.
+    pub paused: Option<bool>,
+    pub priority: Option<i32>,
+    /// Above 0.
+    pub share: Option<f64>,
+}
+
+impl Adjust {
+    /// Changes nothing of the experiment.
+    pub fn nothing(experiment: String) -> Self {
+        Self { experiment, paused: None, priority: None, share: None }
+    }
+}
+
+/// How an experiment is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    pub experiment: String,
+    pub paused: bool,
+    pub priority: i32,
+    pub share: f64,
+}
+
+/// Which stored files to remove: those that no result names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collect {
+    /// Only files that were stored longer ago.
+    pub older_than_ms: u64,
+    /// Count them, and remove none.
+    pub dry_run: bool,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    pub images: u64,
+    pub bytes: u64,
 }
 
 /// What a cancel or retry changed.

@@ -10,10 +10,10 @@ pub mod moment;
 mod worker;
 
 pub use condition::{Axes, Condition, Counts, Experiment, GpuSeconds, Science, Score};
-pub use explain::{Surroundings, explain};
+pub use explain::{BadInput, Need, Surroundings, Workers, explain};
 pub use failure::FailureGroup;
 pub use image::Image;
-pub use job::{Attempt, Job, JobDetail, JobFilter};
+pub use job::{Attempt, Job, JobDetail, JobPage};
 pub use worker::{Running, WORKER_HISTORY, Worker};
 
 pub use super::state::State;
@@ -58,7 +58,7 @@ pub async fn open(path: &Path) -> Result<SqlitePool, ViewError> {
 /// One moment of the job table: everything asked of it agrees with everything else.
 #[derive(Debug)]
 pub struct Snapshot {
-    tx: Transaction<'static, Sqlite>,
+    pub(super) tx: Transaction<'static, Sqlite>,
     now: i64,
 }
 
@@ -80,7 +80,7 @@ impl Snapshot {
     }
 }
 
-fn reading(what: &'static str) -> impl FnOnce(sqlx::Error) -> ViewError {
+pub(super) fn reading(what: &'static str) -> impl FnOnce(sqlx::Error) -> ViewError {
     move |source| ViewError::Read { what, source }
 }
 

@@ -1,11 +1,13 @@
 //! The one task that writes: it takes what is waiting, runs it as one transaction, and answers after the commit.
 
+use crate::artifacts::Artifacts;
+use crate::artifacts::gc::CollectError;
 use crate::plan::Plan;
 use crate::queue::clock::{Clock, Millis, millis};
 use crate::queue::error::{OpenError, QueueError};
 use crate::queue::open_database;
 use crate::queue::owner::{self, Owner};
-use crate::queue::request::{Cancel, Changed, Preview, Retry, Submitted};
+use crate::queue::request::{Adjust, Cancel, Changed, Preview, Retry, Served, Submitted};
 use crate::queue::store::{Result, Store};
 use protocol::claim::{Claim, Claimed, Register, Registered};
 use protocol::heartbeat::{Heartbeat, HeartbeatReply, Release};
@@ -153,6 +155,48 @@ impl Queue {
 
     pub async fn retry(&self, retry: Retry) -> Result<Changed> {
         self.run(|store| Box::pin(async move { store.retry(&retry).await })).await
+    }
+
+    /// What [`Queue::cancel`] would change.
+    pub async fn rehearse_cancel(&self, cancel: Cancel) -> Result<Changed> {
+        self.run(|store| Box::pin(async move { store.rehearse_cancel(&cancel).await })).await
+    }
+
+    /// What [`Queue::retry`] would change.
+    pub async fn rehearse_retry(&self, retry: Retry) -> Result<Changed> {
+        self.run(|store| Box::pin(async move { store.rehearse_retry(&retry).await })).await
+    }
+
+    /// Changes how an experiment is served.
+    pub async fn adjust(&self, adjust: Adjust) -> Result<Served> {
+        self.run(|store| Box::pin(async move { store.adjust(&adjust).await })).await
+    }
+
+    /// Lets a quarantined device have jobs again; gives the reason of its quarantine.
+    pub async fn release_device(&self, key: String) -> Result<String> {
+        self.run(|store| Box::pin(async move { store.release_device(&key).await })).await
+    }
+
+    /// Deletes the rows of the files that no result names, and says which those are; in a dry run that alone.
+    pub async fn forget_artifacts(&self, digests: Vec<Digest>, dry_run: bool) -> Result<Vec<Digest>> {
+        self.run(move |store| Box::pin(async move { store.forget_artifacts(&digests, dry_run).await })).await
+    }
+
+    /// Removes files that have no row and are older than `grace`, in a turn of the writer: nobody records one meanwhile.
+    pub async fn remove_forgotten(
+        &self,
+        digests: Vec<Digest>,
+        artifacts: Artifacts,
+        grace: Duration,
+    ) -> Result<std::result::Result<Vec<Digest>, CollectError>> {
+        self.run(move |store| {
+            Box::pin(async move {
+                let digests = store.without_row(digests).await?;
+                let removed = tokio::task::spawn_blocking(move || artifacts.remove_old(digests, grace)).await;
+                removed.map_err(|_| QueueError::Stopping)
+            })
+        })
+        .await
     }
 
     /// Takes back the jobs whose leases have run out, and returns them.

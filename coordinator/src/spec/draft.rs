@@ -29,7 +29,7 @@ pub struct Draft {
 /// What the jobs do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Work {
-    Sample(SampleDraft),
+    Sample(Box<SampleDraft>),
     Simulate(SimulateDraft),
 }
 
@@ -72,7 +72,7 @@ pub fn read(root: &Node, diagnostics: &mut Diagnostics) -> Option<Draft> {
     let description = fields.get("description").and_then(|node| node.text("`description`", diagnostics));
     let kind = kind(&fields, diagnostics);
     let work = match kind {
-        Kind::Sample => Work::Sample(SampleDraft::read(&fields, root.place, diagnostics)),
+        Kind::Sample => Work::Sample(Box::new(SampleDraft::read(&fields, root.place, diagnostics))),
         Kind::Simulate => Work::Simulate(SimulateDraft::read(&fields, diagnostics)),
     };
     let needs = fields.get("needs").map(|node| needs(node, name.as_deref(), diagnostics)).unwrap_or_default();

@@ -4,7 +4,7 @@ use super::queue_fixture::{LEASE, claim, completed, failed, heartbeat, image, pl
 use super::table::{Dropped, Given, Grid, NOW, Row, Table, Which, Worker};
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::Job;
-use coordinator::queue::{Clock, Queue, Settings, view};
+use coordinator::queue::{Clock, Filter, Queue, Settings, view};
 use protocol::claim::{ClaimedJob, Never};
 use protocol::heartbeat::{Activity, Heartbeat, Release};
 use protocol::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
@@ -115,7 +115,7 @@ impl Table for Sqlite {
     async fn cancel(&mut self, which: Which) -> u64 {
         let cancel = match which {
             Which::Job(id) => Cancel::Jobs(vec![id]),
-            Which::Experiment(name) => Cancel::Experiment { name: name.to_owned(), condition: None },
+            Which::Experiment(name) => Cancel::Where(Filter::experiment(name)),
         };
         self.queue.cancel(cancel).await.unwrap().jobs
     }
@@ -123,7 +123,7 @@ impl Table for Sqlite {
     async fn retry(&mut self, which: Which) -> u64 {
         let retry = match which {
             Which::Job(id) => Retry::Jobs(vec![id]),
-            Which::Experiment(name) => Retry::Failed { experiment: Some(name.to_owned()) },
+            Which::Experiment(name) => Retry::Where(Filter::experiment(name)),
         };
         self.queue.retry(retry).await.unwrap().jobs
     }

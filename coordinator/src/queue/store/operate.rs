@@ -1,12 +1,15 @@
-//! What people ask: cancel, retry.
+//! What people ask: cancel, retry, pause, release, collect.
 
 use super::need::met;
 use super::{Result, Store, fragments, json_list};
 use crate::queue::error::QueueError;
-use crate::queue::request::{Cancel, Changed, Retry};
+use crate::queue::filter::{self, Filter};
+use crate::queue::request::{Adjust, Cancel, Changed, Retry, Served};
 use crate::queue::share;
 use crate::queue::state::{EventKind, State, sources};
-use protocol::ids::{ExperimentId, JobId};
+use protocol::ids::{Digest, ExperimentId, JobId};
+use sqlx::QueryBuilder;
+use std::collections::HashSet;
 
 /// Which jobs a statement moves: a condition on the table `job` over the JSON list `?1`.
 #[derive(Debug)]
@@ -29,17 +32,9 @@ impl Store {
     pub async fn cancel(&mut self, cancel: &Cancel) -> Result<Changed> {
         let (selection, unchanged) = match cancel {
             Cancel::Jobs(ids) => (Selection::jobs(ids)?, self.outside(ids, EventKind::Cancel).await?),
-            Cancel::Experiment { name, condition } => {
-                let experiment = self.require_experiment(name).await?;
-                let mut conditions = self.conditions_of(Some(experiment)).await?;
-                if let Some(condition) = condition {
-                    conditions.retain(|id| *id == condition.0);
-                    if conditions.is_empty() {
-                        let (experiment, condition) = (name.clone(), *condition);
-                        return Err(QueueError::NoSuchCondition { experiment, condition });
-                    }
-                }
-                (Selection::conditions(conditions)?, Vec::new())
+            Cancel::Where(filter) => {
+                let fitting = self.fitting(filter, sources(EventKind::Cancel)).await?;
+                (Selection::jobs(&fitting)?, Vec::new())
             }
         };
         self.close_running_as_cancelled(&selection).await?;
@@ -58,31 +53,138 @@ impl Store {
         Ok(Changed { jobs: moved.rows_affected(), unchanged })
     }
 
-    /// Gives jobs their attempts anew. Naming a job also unblocks the others of its condition; jobs whose needs are not met stay
+    /// Gives jobs their attempts anew. Choosing a job also unblocks the others of its condition; jobs whose needs are not met stay
     /// blocked.
     pub async fn retry(&mut self, retry: &Retry) -> Result<Changed> {
-        match retry {
-            Retry::Jobs(ids) => {
-                let unchanged = self.outside(ids, EventKind::Retry).await?;
-                let conditions = self.conditions_to_unblock(ids, &unchanged).await?;
-                self.close_breakers(&conditions).await?;
-                let named = self.move_to_ready(&Selection::jobs(ids)?, sources(EventKind::Retry)).await?;
-                let blocked = sources(EventKind::Retry).filter(|state| *state == State::Blocked);
-                let unblocked = self.move_to_ready(&Selection::conditions(conditions)?, blocked).await?;
-                Ok(Changed { jobs: named + unblocked, unchanged })
+        let (ids, unchanged) = match retry {
+            Retry::Jobs(ids) => (ids.clone(), self.outside(ids, EventKind::Retry).await?),
+            Retry::Where(filter) => {
+                // What a person cancelled stays so unless it is asked for.
+                let wanted = |state: &State| *state != State::Cancelled || filter.names_state();
+                (self.fitting(filter, sources(EventKind::Retry).filter(wanted)).await?, Vec::new())
             }
-            Retry::Failed { experiment } => {
-                let experiment = match experiment {
-                    Some(name) => Some(self.require_experiment(name).await?),
-                    None => None,
-                };
-                let conditions = self.conditions_of(experiment).await?;
-                self.close_breakers(&conditions).await?;
-                let stuck = sources(EventKind::Retry).filter(|state| *state != State::Cancelled);
-                let jobs = self.move_to_ready(&Selection::conditions(conditions)?, stuck).await?;
-                Ok(Changed { jobs, unchanged: Vec::new() })
+        };
+        let conditions = self.conditions_to_unblock(&ids, &unchanged).await?;
+        self.close_breakers(&conditions).await?;
+        let chosen = self.move_to_ready(&Selection::jobs(&ids)?, sources(EventKind::Retry)).await?;
+        let blocked = sources(EventKind::Retry).filter(|state| *state == State::Blocked);
+        let unblocked = self.move_to_ready(&Selection::conditions(conditions)?, blocked).await?;
+        Ok(Changed { jobs: chosen + unblocked, unchanged })
+    }
+
+    /// What [`Store::cancel`] would change; changes nothing.
+    pub async fn rehearse_cancel(&mut self, cancel: &Cancel) -> Result<Changed> {
+        self.execute("SAVEPOINT rehearsal").await?;
+        let changed = self.cancel(cancel).await;
+        self.end_rehearsal().await?;
+        changed
+    }
+
+    /// What [`Store::retry`] would change; changes nothing.
+    pub async fn rehearse_retry(&mut self, retry: &Retry) -> Result<Changed> {
+        self.execute("SAVEPOINT rehearsal").await?;
+        let changed = self.retry(retry).await;
+        self.end_rehearsal().await?;
+        changed
+    }
+
+    async fn end_rehearsal(&mut self) -> Result<()> {
+        self.execute("ROLLBACK TO rehearsal").await?;
+        self.execute("RELEASE rehearsal").await
+    }
+
+    /// The jobs in one of `states` that fit. An experiment that the filter asks for must exist.
+    async fn fitting(&mut self, filter: &Filter, states: impl Iterator<Item = State>) -> Result<Vec<JobId>> {
+        for name in filter.experiments() {
+            self.require_experiment(name).await?;
+        }
+        let mut statement = QueryBuilder::new("SELECT job.id ");
+        statement.push(filter::FROM).push("WHERE counter.state IN (SELECT value FROM json_each(");
+        statement.push_bind(json_list(states)?).push("))");
+        filter.push(&mut statement);
+        let ids: Vec<i64> = statement.build_query_scalar().fetch_all(&mut self.connection).await?;
+        Ok(ids.into_iter().map(JobId).collect())
+    }
+
+    /// Changes how an experiment is served. One that was paused, or comes to another priority, starts where the others there stand.
+    pub async fn adjust(&mut self, adjust: &Adjust) -> Result<Served> {
+        if let Some(share) = adjust.share.filter(|share| !(share.is_finite() && *share > 0.0)) {
+            return Err(QueueError::NoShare(share));
+        }
+        let id = self.require_experiment(&adjust.experiment).await?;
+        let (paused, priority): (bool, i32) = sqlx::query_as("SELECT paused, priority FROM experiment WHERE id = ?")
+            .bind(id.0)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let stays_paused = adjust.paused.unwrap_or(paused);
+        let moves = adjust.priority.is_some_and(|new| new != priority);
+        // It is paused on its way, so that it wakes up where it arrives.
+        sqlx::query(
+            "UPDATE experiment SET paused = ?2, priority = coalesce(?3, priority), share = coalesce(?4, share) WHERE id = ?1",
+        )
+        .bind(id.0)
+        .bind(stays_paused || paused || moves)
+        .bind(adjust.priority)
+        .bind(adjust.share)
+        .execute(&mut self.connection)
+        .await?;
+        if !stays_paused && (paused || moves) {
+            self.wake(id).await?;
+        }
+        let (paused, priority, share) =
+            sqlx::query_as("UPDATE experiment SET paused = ?2 WHERE id = ?1 RETURNING paused, priority, share")
+                .bind(id.0)
+                .bind(stays_paused)
+                .fetch_one(&mut self.connection)
+                .await?;
+        self.readied |= !stays_paused;
+        Ok(Served { experiment: adjust.experiment.clone(), paused, priority, share })
+    }
+
+    /// Lets a quarantined device have jobs again; gives the reason of its quarantine.
+    pub async fn release_device(&mut self, key: &str) -> Result<String> {
+        let reason = sqlx::query_scalar("DELETE FROM quarantine WHERE device_key = ? RETURNING reason")
+            .bind(key)
+            .fetch_optional(&mut self.connection)
+            .await?;
+        self.readied |= reason.is_some();
+        match reason {
+            Some(reason) => Ok(reason),
+            None => {
+                let known = sqlx::query_scalar("SELECT device_key FROM quarantine ORDER BY device_key");
+                let known = known.fetch_all(&mut self.connection).await?;
+                Err(QueueError::NotQuarantined { key: key.to_owned(), known })
             }
         }
+    }
+
+    /// The files that no result names; their rows go, except in a dry run.
+    pub async fn forget_artifacts(&mut self, digests: &[Digest], dry_run: bool) -> Result<Vec<Digest>> {
+        let mut unnamed = Vec::new();
+        for digest in digests {
+            let named = sqlx::query("SELECT 1 FROM result WHERE image_sha256 = ? LIMIT 1").bind(digest.as_str());
+            if named.fetch_optional(&mut self.connection).await?.is_some() {
+                continue;
+            }
+            if !dry_run {
+                let row = sqlx::query("DELETE FROM artifact WHERE sha256 = ?").bind(digest.as_str());
+                row.execute(&mut self.connection).await?;
+            }
+            unnamed.push(digest.clone());
+        }
+        Ok(unnamed)
+    }
+
+    /// Those of the files that no row names.
+    pub async fn without_row(&mut self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+        let mut without = Vec::new();
+        for digest in digests {
+            let row = sqlx::query("SELECT 1 FROM artifact WHERE sha256 = ?").bind(digest.as_str());
+            if row.fetch_optional(&mut self.connection).await?.is_none() {
+                without.push(digest);
+            }
+        }
+        Ok(without)
     }
 
     async fn close_breakers(&mut self, conditions: &[i64]) -> Result<()> {
@@ -188,16 +290,10 @@ impl Store {
     }
 
     async fn conditions_to_unblock(&mut self, ids: &[JobId], unchanged: &[(JobId, State)]) -> Result<Vec<i64>> {
-        let moved = ids.iter().filter(|id| !unchanged.iter().any(|(left, _)| left == *id));
+        let unchanged: HashSet<JobId> = unchanged.iter().map(|(left, _)| *left).collect();
+        let moved = ids.iter().filter(|id| !unchanged.contains(id));
         Ok(sqlx::query_scalar("SELECT DISTINCT condition_id FROM job WHERE id IN (SELECT value FROM json_each(?))")
             .bind(json_list(moved)?)
-            .fetch_all(&mut self.connection)
-            .await?)
-    }
-
-    async fn conditions_of(&mut self, experiment: Option<ExperimentId>) -> Result<Vec<i64>> {
-        Ok(sqlx::query_scalar("SELECT id FROM condition WHERE ?1 IS NULL OR experiment_id = ?1")
-            .bind(experiment.map(|id| id.0))
             .fetch_all(&mut self.connection)
             .await?)
     }

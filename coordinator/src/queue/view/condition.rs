@@ -86,6 +86,10 @@ pub struct Experiment {
     pub name: String,
     pub description: String,
     pub priority: i32,
+    /// Weight among experiments of its priority.
+    pub share: f64,
+    /// Its jobs are not handed out.
+    pub paused: bool,
     pub budget_gpu_seconds: Option<f64>,
     pub created_at: i64,
     pub submitted_at: i64,
@@ -100,6 +104,8 @@ impl FromRow<'_, SqliteRow> for Experiment {
             name: row.try_get("name")?,
             description: row.try_get("description")?,
             priority: row.try_get("priority")?,
+            share: row.try_get("share")?,
+            paused: row.try_get("paused")?,
             budget_gpu_seconds: row.try_get("budget_gpu_seconds")?,
             created_at: row.try_get("created_at")?,
             submitted_at: row.try_get("submitted_at")?,
@@ -226,7 +232,7 @@ impl Snapshot {
     /// All experiments, the one submitted last first.
     pub async fn experiments(&mut self) -> Result<Vec<Experiment>, ViewError> {
         let mut experiments: Vec<Experiment> = sqlx::query_as(
-            "SELECT id, name, description, priority, budget_gpu_seconds, created_at, submitted_at
+            "SELECT id, name, description, priority, share, paused, budget_gpu_seconds, created_at, submitted_at
              FROM experiment ORDER BY submitted_at DESC, id DESC",
         )
         .fetch_all(&mut *self.tx)

@@ -2,14 +2,57 @@
 
 use super::moment::{duration, utc};
 use super::{Attempt, JobDetail, Snapshot, State, ViewError, reading};
+use crate::queue::pace;
+use protocol::ids::JobId;
+use std::collections::BTreeMap;
 
 /// What around a job decides when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Surroundings {
-    /// Workers that claim jobs.
-    pub working: u64,
+    /// Its experiment is paused.
+    pub paused: bool,
+    /// The failure that opened the breaker of its condition, if it is open.
+    pub breaker: Option<BadInput>,
+    /// Conditions that it waits for.
+    pub needs: Vec<Need>,
+    pub workers: Workers,
     /// Ready jobs of its experiment that are claimed before this one, counted up to [`Surroundings::MOST`].
     pub ahead: u64,
+    /// Ready jobs of experiments with a higher priority.
+    pub ahead_by_priority: u64,
+}
+
+/// An input of a condition was found missing or wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadInput {
+    /// Who met it last, and what it said; `None` if the coordinator itself could not read the condition.
+    pub met: Option<(JobId, String)>,
+}
+
+/// A condition that is needed and not done.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Need {
+    pub experiment: String,
+    pub condition: i64,
+    pub subject: String,
+    pub region: String,
+    /// Jobs that are not done.
+    pub unfinished: i64,
+    /// Of them, those that failed or were cancelled: they need somebody.
+    pub stuck: i64,
+}
+
+/// The workers that claim jobs, each counted by the first reason that keeps it from this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Workers {
+    /// That can take the job.
+    pub able: u64,
+    /// That do not do this kind of work.
+    pub other_kind: u64,
+    /// Whose device is quarantined.
+    pub quarantined: u64,
+    /// Whose allocation ends before the job would be done.
+    pub too_late: u64,
 }
 
 impl Surroundings {
@@ -20,28 +63,102 @@ impl Surroundings {
 impl Snapshot {
     /// What decides when the job runs.
     pub async fn surroundings(&mut self, detail: &JobDetail) -> Result<Surroundings, ViewError> {
-        let (working, ahead) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM worker WHERE activity = 'working'),
+        let job = &detail.job;
+        let (experiment, condition) = (job.experiment_id.0, job.condition.0);
+        let (paused, open, ahead, ahead_by_priority): (bool, bool, u64, u64) = sqlx::query_as(
+            "SELECT mine.paused, condition.breaker = 'open',
                     (SELECT count(*) FROM (
                         SELECT 1 FROM job INDEXED BY job_ready
                         WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?4 AND id <> ?2
                         UNION ALL
                         SELECT 1 FROM job INDEXED BY job_ready
-                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 AND id < ?2 LIMIT ?3))",
+                        WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 AND id < ?2 LIMIT ?3)),
+                    (SELECT coalesce(sum(counter.jobs), 0)
+                     FROM experiment AS other JOIN condition AS theirs ON theirs.experiment_id = other.id
+                          JOIN counter ON counter.condition_id = theirs.id AND counter.state = 'ready'
+                     WHERE other.priority > mine.priority AND other.paused = 0)
+             FROM experiment AS mine, condition WHERE mine.id = ?1 AND condition.id = ?5",
         )
-        .bind(detail.job.experiment_id.0)
-        .bind(detail.job.id.0)
+        .bind(experiment)
+        .bind(job.id.0)
         .bind(Surroundings::MOST as i64)
         .bind(self.now)
+        .bind(condition)
         .fetch_one(&mut *self.tx)
         .await
         .map_err(reading("what stands before a job"))?;
-        Ok(Surroundings { working, ahead })
+        let mut breaker = None;
+        if open {
+            let met: Option<(i64, String)> = sqlx::query_as(
+                "SELECT last_job_id, message FROM failure WHERE condition_id = ? AND class = 'bad_input'
+                 ORDER BY last_at DESC LIMIT 1",
+            )
+            .bind(condition)
+            .fetch_optional(&mut *self.tx)
+            .await
+            .map_err(reading("the bad input of a condition"))?;
+            breaker = Some(BadInput { met: met.map(|(job, message)| (JobId(job), message)) });
+        }
+        let needs = sqlx::query_as(
+            "SELECT experiment.name AS experiment, needed.id AS condition, needed.subject, needed.region,
+                    coalesce(sum(counter.jobs) FILTER (WHERE state <> 'done'), 0) AS unfinished,
+                    coalesce(sum(counter.jobs) FILTER (WHERE state IN ('failed', 'cancelled')), 0) AS stuck
+             FROM need JOIN condition AS needed ON needed.id = need.needs_condition_id
+                  JOIN experiment ON experiment.id = needed.experiment_id
+                  LEFT JOIN counter ON counter.condition_id = needed.id
+             WHERE need.condition_id = ? GROUP BY needed.id
+             HAVING unfinished > 0 OR coalesce(sum(counter.jobs), 0) = 0 ORDER BY needed.id",
+        )
+        .bind(condition)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(reading("what a condition needs"))?;
+        let workers = self.workers_for(experiment).await?;
+        Ok(Surroundings { paused, breaker, needs, workers, ahead, ahead_by_priority })
+    }
+
+    /// Which of the workers that claim jobs can take one of the experiment.
+    async fn workers_for(&mut self, experiment: i64) -> Result<Workers, ViewError> {
+        let claiming: Vec<(String, Option<i64>, bool, bool)> = sqlx::query_as(
+            "SELECT device_name, deadline_at - ?2,
+                    (SELECT kind FROM experiment WHERE id = ?1) IN (SELECT value FROM json_each(worker.kinds)),
+                    EXISTS (SELECT 1 FROM quarantine WHERE quarantine.device_key = worker.device_key)
+             FROM worker WHERE activity = 'working'",
+        )
+        .bind(experiment)
+        .bind(self.now)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(reading("the workers that claim jobs"))?;
+        let pace: Vec<(String, i64, i64)> = sqlx::query_as(
+            "SELECT device_name, bucket, attempts FROM pace WHERE experiment_id = ? ORDER BY device_name, bucket",
+        )
+        .bind(experiment)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(reading("how long jobs take"))?;
+        let mut histograms: BTreeMap<String, Vec<(i64, i64)>> = BTreeMap::new();
+        for (device, bucket, attempts) in pace {
+            histograms.entry(device).or_default().push((bucket, attempts));
+        }
+        let mut workers = Workers::default();
+        for (device, remaining, can, quarantined) in claiming {
+            let takes = histograms.get(&device).and_then(|histogram| pace::p95(histogram));
+            let too_late = takes.zip(remaining).is_some_and(|(takes, remaining)| takes * 1000.0 > remaining as f64);
+            let count = match (can, quarantined, too_late) {
+                (false, ..) => &mut workers.other_kind,
+                (_, true, _) => &mut workers.quarantined,
+                (_, _, true) => &mut workers.too_late,
+                _ => &mut workers.able,
+            };
+            *count += 1;
+        }
+        Ok(workers)
     }
 }
 
 /// Says in a sentence where the job stands at `now`, and what to do if that needs somebody.
-pub fn explain(detail: &JobDetail, around: Surroundings, now: i64) -> String {
+pub fn explain(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
     let job = &detail.job;
     let last = detail.attempts.last();
     let worker = |attempt: Option<&Attempt>| attempt.map_or("a worker".to_owned(), |a| a.worker.clone());
@@ -76,33 +193,89 @@ pub fn explain(detail: &JobDetail, around: Surroundings, now: i64) -> String {
         State::Cancelled => {
             format!("Cancelled at {} UTC. `coordinator retry {}` makes it ready again.", utc(job.updated_at), job.id)
         }
-        State::Blocked => format!(
-            "Held back, because an input of its condition was found missing or wrong: see its failed jobs with `coordinator \
-             jobs --condition {} --state failed`. Mend it, then `coordinator retry {}`.",
-            job.condition, job.id
+        State::Blocked => blocked(detail, around),
+        State::Ready => ready(detail, around, now),
+    }
+}
+
+fn blocked(detail: &JobDetail, around: &Surroundings) -> String {
+    let id = detail.job.id;
+    if let Some(breaker) = &around.breaker {
+        let found = match &breaker.met {
+            Some((job, message)) => format!("job {job} of its condition found {}", message.trim_end_matches('.')),
+            None => "its condition cannot be read by this version".to_owned(),
+        };
+        return format!("Held back by bad input: {found}. Mend it, then `coordinator retry {id}`.");
+    }
+    let Some(first) = around.needs.first() else {
+        return format!("Held back, and nothing says why: `coordinator retry {id}` makes it ready.");
+    };
+    let others = match around.needs.len() - 1 {
+        0 => String::new(),
+        1 => " and 1 other condition".to_owned(),
+        n => format!(" and {n} other conditions"),
+    };
+    let (left, stuck) =
+        around.needs.iter().fold((0, 0), |(left, stuck), need| (left + need.unfinished, stuck + need.stuck));
+    let jobs = if left == 1 { "job" } else { "jobs" };
+    let what = format!("condition {} of {} ({} {})", first.condition, first.experiment, first.subject, first.region);
+    let stuck = match around.needs.iter().find(|need| need.stuck > 0) {
+        Some(need) => format!(
+            "; {stuck} of them failed or were cancelled: see `coordinator jobs --condition {}` and retry them",
+            need.condition
         ),
-        State::Ready if job.not_before > now => format!(
+        None => String::new(),
+    };
+    format!("Waits for {what}{others}, which it needs: {left} {jobs} there are not done{stuck}.")
+}
+
+fn ready(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
+    let job = &detail.job;
+    if around.paused {
+        return format!("Waits because {0} is paused: `coordinator resume {0}` lets it go on.", job.experiment);
+    }
+    if job.not_before > now {
+        return format!(
             "Waits {} more before attempt {} of {}, because the last one failed: {}.",
             duration(job.not_before - now),
             job.attempts + 1,
             job.max_attempts,
-            cause(last)
-        ),
-        State::Ready if around.working == 0 => {
-            "Waits for a worker: none claims jobs now. Start one on a machine that sees the model folders: `worker`."
-                .to_owned()
-        }
-        State::Ready => {
-            let ahead = match around.ahead {
-                0 => "it is the next to be claimed".to_owned(),
-                1 => "1 ready job stands before it".to_owned(),
-                n if n >= Surroundings::MOST => format!("{n} ready jobs or more stand before it"),
-                n => format!("{n} ready jobs stand before it"),
-            };
-            let workers = if around.working == 1 { "worker claims" } else { "workers claim" };
-            format!("Ready: {ahead}, and {} {workers} jobs now.", around.working)
-        }
+            cause(detail.attempts.last())
+        );
     }
+    let Workers { able, other_kind, quarantined, too_late } = around.workers;
+    if able == 0 {
+        let reasons: Vec<String> = [
+            (other_kind, "does other work"),
+            (quarantined, "has a quarantined device, see `coordinator workers`"),
+            (too_late, "must end before the job would be done"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, reason)| format!("{reason} ({count})"))
+        .collect();
+        if reasons.is_empty() {
+            return "Waits for a worker: none claims jobs now. Start one on a machine that sees the model folders: \
+                    `worker`."
+                .to_owned();
+        }
+        return format!(
+            "Waits for a worker that can take it: every one that claims jobs now {}.",
+            reasons.join(", or ")
+        );
+    }
+    let own = match around.ahead {
+        0 => "it is the next to be claimed".to_owned(),
+        1 => "1 ready job stands before it".to_owned(),
+        n if n >= Surroundings::MOST => format!("{n} ready jobs or more stand before it"),
+        n => format!("{n} ready jobs stand before it"),
+    };
+    let first = match around.ahead_by_priority {
+        0 => String::new(),
+        n => format!(" in its experiment after {n} of experiments with a higher priority"),
+    };
+    let workers = if able == 1 { "worker claims" } else { "workers claim" };
+    format!("Ready: {own}{first}, and {able} {workers} jobs now.")
 }
 
 /// How the last attempt failed, without a full stop.

@@ -1,11 +1,12 @@
 //! Jobs: a filtered list, and one job with its attempts and its result.
 
 use super::{Axes, Snapshot, State, ViewError, parse, reading, undecodable};
+use crate::queue::filter::{self, Filter};
 use protocol::ids::{AttemptId, ConditionId, ExperimentId, Fence, JobId, Seed};
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds};
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row};
+use sqlx::{FromRow, QueryBuilder, Row};
 
 /// A job and where it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -118,32 +119,28 @@ pub struct JobDetail {
     pub spec: serde_json::Value,
 }
 
-/// Which jobs to list; `None` stands for all.
+/// A page of the list of jobs.
 #[derive(Debug, Clone, Default)]
-pub struct JobFilter {
-    pub experiment: Option<String>,
-    pub condition: Option<ConditionId>,
-    pub state: Option<State>,
+pub struct JobPage {
+    pub filter: Filter,
     /// Go on after this job.
     pub after: Option<JobId>,
     pub limit: u32,
 }
 
-macro_rules! jobs {
-    ($from:literal) => {
-        concat!(
-            "SELECT job.id, experiment.name AS experiment, job.condition_id, condition.subject, condition.region,
-                    condition.axes, job.seed, job.state, job.experiment_id, experiment.priority, job.attempts, job.max_attempts, job.not_before,
-                    worker.name AS worker, job.lease_until, job.step, job.steps, job.updated_at ",
-            $from
-        )
+/// The columns of a [`Job`].
+macro_rules! columns {
+    () => {
+        "SELECT job.id, experiment.name AS experiment, job.condition_id, condition.subject, condition.region,
+                condition.axes, job.seed, job.state, job.experiment_id, experiment.priority, job.attempts,
+                job.max_attempts, job.not_before, worker.name AS worker, job.lease_until, job.step, job.steps, job.updated_at "
     };
 }
 
 impl Snapshot {
     /// Jobs by condition, state and number. Each page costs its own rows and a look at every condition.
-    pub async fn jobs(&mut self, filter: &JobFilter) -> Result<Vec<Job>, ViewError> {
-        let cursor: Option<(i64, String)> = match filter.after {
+    pub async fn jobs(&mut self, page: &JobPage) -> Result<Vec<Job>, ViewError> {
+        let cursor: Option<(i64, String)> = match page.after {
             Some(after) => sqlx::query_as("SELECT condition_id, state FROM job WHERE id = ?1")
                 .bind(after.0)
                 .fetch_optional(&mut *self.tx)
@@ -152,37 +149,23 @@ impl Snapshot {
             None => None,
         };
         let (cursor_condition, cursor_state) = cursor.unwrap_or_default();
-        // The counters say which (condition, state) hold jobs, so that only those are looked into, in the index's order.
-        sqlx::query_as(jobs!(
-            "FROM counter
-             CROSS JOIN condition ON condition.id = counter.condition_id
-             CROSS JOIN experiment ON experiment.id = condition.experiment_id
-             CROSS JOIN job INDEXED BY job_by_state
-                 ON job.condition_id = counter.condition_id AND job.state = counter.state
-                AND job.id > iif(counter.condition_id = ?5 AND counter.state = ?6, ?4, 0)
-             LEFT JOIN worker ON worker.id = job.worker_id
-             WHERE counter.jobs > 0
-               AND (?1 IS NULL OR experiment.name = ?1)
-               AND (?2 IS NULL OR counter.condition_id = ?2)
-               AND (?3 IS NULL OR counter.state = ?3)
-               AND (counter.condition_id, counter.state) >= (?5, ?6)
-             ORDER BY counter.condition_id, counter.state, job.id LIMIT ?7"
-        ))
-        .bind(filter.experiment.as_deref())
-        .bind(filter.condition.map(|id| id.0))
-        .bind(filter.state.map(State::as_str))
-        .bind(filter.after.map_or(0, |id| id.0))
-        .bind(cursor_condition)
-        .bind(cursor_state)
-        .bind(filter.limit)
-        .fetch_all(&mut *self.tx)
-        .await
-        .map_err(reading("the jobs"))
+        let mut statement = QueryBuilder::new(columns!());
+        statement
+            .push(filter::FROM)
+            .push("LEFT JOIN worker ON worker.id = job.worker_id WHERE (counter.condition_id, ");
+        statement.push("counter.state) >= (").push_bind(cursor_condition).push(", ").push_bind(&cursor_state);
+        statement.push(") AND job.id > iif(counter.condition_id = ").push_bind(cursor_condition);
+        statement.push(" AND counter.state = ").push_bind(&cursor_state).push(", ");
+        statement.push_bind(page.after.map_or(0, |id| id.0)).push(", 0)");
+        page.filter.push(&mut statement);
+        statement.push(" ORDER BY counter.condition_id, counter.state, job.id LIMIT ").push_bind(page.limit);
+        statement.build_query_as().fetch_all(&mut *self.tx).await.map_err(reading("the jobs"))
     }
 
     /// One job; `None` if there is none with that number.
     pub async fn job(&mut self, id: JobId) -> Result<Option<JobDetail>, ViewError> {
-        let job: Option<Job> = sqlx::query_as(jobs!(
+        let job: Option<Job> = sqlx::query_as(concat!(
+            columns!(),
             "FROM job JOIN condition ON condition.id = job.condition_id
                       JOIN experiment ON experiment.id = condition.experiment_id
                       LEFT JOIN worker ON worker.id = job.worker_id

@@ -18,6 +18,10 @@ pub struct Worker {
     pub pid: u32,
     pub device: String,
     pub device_name: String,
+    /// The device wherever workers run on it.
+    pub device_key: String,
+    /// Why the device gets no jobs, if it is quarantined.
+    pub quarantine: Option<String>,
     pub slots: u32,
     pub software: String,
     /// `working`, `draining`, `gone` (said goodbye) or `silent` (its heartbeat stopped).
@@ -73,6 +77,8 @@ impl Worker {
             pid: row.try_get("pid")?,
             device: row.try_get("device")?,
             device_name: row.try_get("device_name")?,
+            device_key: row.try_get("device_key")?,
+            quarantine: row.try_get("quarantine")?,
             slots: row.try_get("slots")?,
             software: row.try_get("software")?,
             activity: row.try_get("activity")?,
@@ -84,10 +90,11 @@ impl Worker {
 }
 
 impl Snapshot {
-    /// Workers heard of since `since` (milliseconds since 1970) or holding a job: present ones first, then by name.
+    /// Workers heard of since `since` (milliseconds since 1970), holding a job, or to blame for a quarantine: present ones first, then by name.
     pub async fn workers(&mut self, since: i64) -> Result<Vec<Worker>, ViewError> {
         let rows = sqlx::query(
-            "SELECT worker.id, worker.name, worker.host, worker.pid, worker.device, worker.device_name, worker.slots,
+            "SELECT worker.id, worker.name, worker.host, worker.pid, worker.device, worker.device_name,
+                    worker.device_key, quarantine.reason AS quarantine, worker.slots,
                     worker.software, worker.activity, worker.registered_at, worker.heartbeat_at,
                     job.id AS job_id, job.condition_id, condition.subject, condition.region, job.seed, job.step, job.steps,
                     attempt.started_at
@@ -95,7 +102,8 @@ impl Snapshot {
              LEFT JOIN job ON job.worker_id = worker.id AND job.state = 'running'
              LEFT JOIN condition ON condition.id = job.condition_id
              LEFT JOIN attempt ON attempt.job_id = job.id AND attempt.fence = job.fence
-             WHERE worker.heartbeat_at >= ?1 OR job.id IS NOT NULL
+             LEFT JOIN quarantine ON quarantine.device_key = worker.device_key
+             WHERE worker.heartbeat_at >= ?1 OR job.id IS NOT NULL OR worker.id = quarantine.worker_id
              ORDER BY worker.activity NOT IN ('working', 'draining'), worker.name, worker.id, job.id",
         )
         .bind(since)
