@@ -20,13 +20,13 @@ const BRIEF: Duration = Duration::from_millis(400);
 const MORE_SEEDS: u64 = 250;
 const BACKLOG: i64 = 200;
 
-/// Everything that is running.
+/// Everything that is running. Dropped in this order: processes before what they run on.
 pub struct Arena {
-    pub campaign: Campaign,
-    pub table: Table,
-    network: Network,
     coordinator: Process,
     workers: Vec<Worker>,
+    pub table: Table,
+    pub campaign: Campaign,
+    network: Network,
     seeds: Cell<u64>,
     /// Workers that ended on request, each with exit code 0.
     pub drained: u32,

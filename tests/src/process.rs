@@ -2,7 +2,7 @@
 
 use crate::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// The path of a binary of this workspace, as `cargo build --workspace --bins` leaves it beside the tests.
@@ -89,11 +89,6 @@ impl Process {
         self.ended().is_none()
     }
 
-    /// The file with what it prints.
-    pub fn log_file(&self) -> &Path {
-        &self.log
-    }
-
     /// What it has printed so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log can be read")
@@ -105,8 +100,10 @@ impl Drop for Process {
         if self.child.kill().is_ok() {
             let _ = self.child.wait();
         }
-        if std::thread::panicking() {
-            let log = self.log();
+        // The folder may be gone already; a second panic would leave networks and disks behind.
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(&self.log)
+        {
             let tail = log.lines().count().saturating_sub(60);
             eprintln!("---- {}", self.log.display());
             log.lines().skip(tail).for_each(|line| eprintln!("{line}"));
