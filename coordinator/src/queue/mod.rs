@@ -4,6 +4,7 @@
 //! answers after the commit. [`access`] is the way in for commands that may meet a running coordinator.
 
 pub mod access;
+mod awake;
 pub mod check;
 pub mod clock;
 mod error;

@@ -3,6 +3,7 @@
 use crate::artifacts::Artifacts;
 use crate::artifacts::gc::CollectError;
 use crate::plan::Plan;
+use crate::queue::awake::Awake;
 use crate::queue::clock::{Clock, Millis, millis};
 use crate::queue::error::{OpenError, QueueError};
 use crate::queue::open_database;
@@ -13,6 +14,7 @@ use protocol::claim::{Claim, Claimed, Register, Registered};
 use protocol::heartbeat::{Heartbeat, HeartbeatReply, Release};
 use protocol::ids::{Digest, JobId};
 use protocol::outcome::{Closed, Completed, Failed};
+use std::collections::HashMap;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -77,7 +79,13 @@ impl Queue {
             stopping: CancellationToken::new(),
             settings: settings.clone(),
         };
-        let store = Store { connection, clock: settings.clock, lease: millis(settings.lease), readied: false };
+        let store = Store {
+            connection,
+            clock: settings.clock,
+            lease: millis(settings.lease),
+            readied: false,
+            specs: HashMap::new(),
+        };
         tokio::spawn(Writer { store, messages, changes: Some(changes), ready, stopping: queue.stopping.clone() }.run());
         Ok(queue)
     }
@@ -309,7 +317,7 @@ impl Writer {
         }
         self.store.readied = false;
         let mut replies = Vec::with_capacity(commands.len());
-        let outcome = self.transaction(commands, &mut replies).await;
+        let outcome = Awake::new(self.transaction(commands, &mut replies)).await;
         if let Err(error) = &outcome {
             tracing::error!(%error, "a transaction on the job table failed; nothing of it was written");
             let _ = self.store.execute("ROLLBACK").await;

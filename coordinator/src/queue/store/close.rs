@@ -1,8 +1,8 @@
 //! Attempts end: with a result, with a failure, or given back.
 
-use super::{Ending, Result, Store, corrupt};
+use super::{Ending, Result, Store, corrupt, job_from};
 use crate::queue::error::QueueError;
-use crate::queue::state::{Event, EventKind, Refused, State, apply, sources};
+use crate::queue::state::{Event, EventKind, Job, Refused, State, apply, sources};
 use protocol::heartbeat::Release;
 use protocol::ids::{ConditionId, Digest, Fence, JobId, WorkerId};
 use protocol::outcome::{Closed, Completed, Disposition, Failed, FailureClass, JobResult, PhaseSeconds, SampleResult};
@@ -12,11 +12,14 @@ impl Store {
     /// Commits a result by compare-and-set on (job, fence, running). One with an old fence is kept and not counted.
     pub async fn complete(&mut self, done: &Completed) -> Result<Closed> {
         require_finite(done.job, &done.result)?;
-        let from = self.job(done.job).await?;
-        self.require_attempt(done.worker, done.job, done.fence).await?;
+        let (from, stored) = self.attempted(done.worker, done.job, done.fence, Some(done.result.image())).await?;
+        let require_image = || match stored {
+            true => Ok(()),
+            false => Err(QueueError::MissingArtifact { job: done.job, digest: done.result.image().clone() }),
+        };
         let disposition = match apply(from, Event::Complete { fence: done.fence }) {
             Ok(step) => {
-                self.require_artifact(done).await?;
+                require_image()?;
                 let ending = Ending::Done { seconds: done.result.seconds() };
                 self.close_attempt(done.job, done.fence, ending, step.counts()).await?;
                 self.write(done.job, &from, &step, None).await?;
@@ -27,7 +30,7 @@ impl Store {
             }
             Err(Refused::Duplicate) => Disposition::Duplicate,
             Err(Refused::Superseded | Refused::NotAllowed) => {
-                self.require_artifact(done).await?;
+                require_image()?;
                 self.insert_result(done, false).await?;
                 self.recharge(done.job, done.fence, done.result.seconds()).await?;
                 Disposition::Superseded
@@ -39,8 +42,7 @@ impl Store {
     /// Ends an attempt with a failure; the policy of its class decides what becomes of the job.
     pub async fn fail(&mut self, failed: &Failed) -> Result<Closed> {
         let Failed { worker, job, fence, class, message, seconds } = failed;
-        let from = self.job(*job).await?;
-        self.require_attempt(*worker, *job, *fence).await?;
+        let (from, _) = self.attempted(*worker, *job, *fence, None).await?;
         let seconds = finite(seconds);
         let repeated =
             self.last_counted_failure(*job).await?.is_some_and(|last| last == (class.to_string(), message.clone()));
@@ -99,46 +101,52 @@ impl Store {
         Ok(())
     }
 
-    /// Any word of a worker shows that it is there.
-    async fn require_attempt(&mut self, worker: WorkerId, job: JobId, fence: Fence) -> Result<()> {
-        let row: Option<bool> = sqlx::query_scalar(
-            "UPDATE worker SET heartbeat_at = max(heartbeat_at, ?4) WHERE id = ?3
-             RETURNING EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1 AND fence = ?2 AND worker_id = ?3)",
+    /// The job of an attempt that the worker was given, and whether `image` is stored.
+    async fn attempted(
+        &mut self,
+        worker: WorkerId,
+        job: JobId,
+        fence: Fence,
+        image: Option<&Digest>,
+    ) -> Result<(Job, bool)> {
+        let row = sqlx::query(
+            "SELECT job.state, job.fence, job.attempts, job.max_attempts, job.losses, experiment.max_losses,
+                    EXISTS (SELECT 1 FROM worker WHERE id = ?2) AS registered,
+                    EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1 AND fence = ?3 AND worker_id = ?2) AS claimed,
+                    EXISTS (SELECT 1 FROM artifact WHERE sha256 = ?4) AS stored
+             FROM job JOIN experiment ON experiment.id = job.experiment_id WHERE job.id = ?1",
         )
         .bind(job.0)
-        .bind(fence.0)
         .bind(worker.0)
-        .bind(self.clock.now())
+        .bind(fence.0)
+        .bind(image.map(Digest::as_str))
         .fetch_optional(&mut self.connection)
-        .await?;
-        match row {
-            None => Err(QueueError::UnknownWorker(worker)),
-            Some(false) => Err(QueueError::NeverClaimed { job, fence, worker }),
-            Some(true) => Ok(()),
+        .await?
+        .ok_or(QueueError::NoSuchJob(job))?;
+        if !row.try_get::<bool, _>("registered")? {
+            return Err(QueueError::UnknownWorker(worker));
         }
+        if !row.try_get::<bool, _>("claimed")? {
+            return Err(QueueError::NeverClaimed { job, fence, worker });
+        }
+        Ok((job_from(job, &row)?, row.try_get("stored")?))
     }
 
     /// A worker whose attempt was closed without it tells what the attempt took: the ledger follows.
     async fn recharge(&mut self, job: JobId, fence: Fence, seconds: &PhaseSeconds) -> Result<()> {
         sqlx::query(
             "UPDATE attempt SET device_s = max(device_s, ?3 / (SELECT slots FROM worker WHERE id = worker_id))
-             WHERE job_id = ?1 AND fence = ?2 AND outcome <> 'running'",
+             WHERE job_id = ?1 AND fence = ?2 AND outcome <> 'running';
+             UPDATE worker SET heartbeat_at = max(heartbeat_at, ?4)
+             WHERE id = (SELECT worker_id FROM attempt WHERE job_id = ?1 AND fence = ?2)",
         )
         .bind(job.0)
         .bind(fence.0)
         .bind(seconds.computing())
+        .bind(self.clock.now())
         .execute(&mut self.connection)
         .await?;
         Ok(())
-    }
-
-    async fn require_artifact(&mut self, done: &Completed) -> Result<()> {
-        sqlx::query("SELECT 1 FROM artifact WHERE sha256 = ?")
-            .bind(done.result.image().as_str())
-            .fetch_optional(&mut self.connection)
-            .await?
-            .map(|_| ())
-            .ok_or_else(|| QueueError::MissingArtifact { job: done.job, digest: done.result.image().clone() })
     }
 
     /// Whether other conditions need the job's.

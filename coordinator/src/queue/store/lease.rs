@@ -17,6 +17,8 @@ use std::collections::HashSet;
 
 /// Jobs that one claim can get at most.
 const MAX_CLAIM: u32 = 256;
+/// Specs that are kept in memory.
+const MAX_SPECS: usize = 256;
 /// Loaded conditions that a claim looks at.
 const MAX_LOADED: usize = 64;
 
@@ -307,13 +309,26 @@ impl Store {
 
     /// A condition's spec; `None` if it is not one of this version's.
     async fn spec(&mut self, id: ConditionId) -> Result<Option<Condition>> {
+        if let Some(spec) = self.specs.get(&id) {
+            return Ok(Some(spec.clone()));
+        }
         let spec: String = sqlx::query_scalar("SELECT spec FROM condition WHERE id = ?")
             .bind(id.0)
             .fetch_one(&mut self.connection)
             .await?;
-        let told =
-            |error| tracing::error!(condition = %id, %error, "a condition's spec cannot be read; its jobs are blocked");
-        Ok(serde_json::from_str(&spec).map_err(told).ok())
+        match serde_json::from_str::<Condition>(&spec) {
+            Ok(spec) => {
+                if self.specs.len() == MAX_SPECS {
+                    self.specs.clear();
+                }
+                self.specs.insert(id, spec.clone());
+                Ok(Some(spec))
+            }
+            Err(error) => {
+                tracing::error!(condition = %id, %error, "a condition's spec cannot be read; its jobs are blocked");
+                Ok(None)
+            }
+        }
     }
 
     async fn next_backoff_end(&mut self) -> Result<Option<Millis>> {

@@ -14,10 +14,12 @@ use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::QueueError;
 use crate::queue::state::{Job, State, Step};
 use crate::queue::{pace, share};
-use protocol::ids::{Fence, JobId, WorkerId};
+use protocol::ids::{ConditionId, Fence, JobId, WorkerId};
+use protocol::job::Condition;
 use protocol::outcome::{FailureClass, PhaseSeconds};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
+use std::collections::HashMap;
 
 pub(super) type Result<T> = std::result::Result<T, QueueError>;
 
@@ -30,6 +32,8 @@ pub(super) struct Store {
     pub lease: Millis,
     /// Whether a job may have become ready since this was last reset: wakes waiting claims after the commit.
     pub readied: bool,
+    /// Specs that claims read lately.
+    pub specs: HashMap<ConditionId, Condition>,
 }
 
 /// How an attempt ended.
@@ -59,14 +63,7 @@ impl Store {
         .fetch_optional(&mut self.connection)
         .await?
         .ok_or(QueueError::NoSuchJob(id))?;
-        Ok(Job {
-            state: parse_state(id, &row)?,
-            fence: Fence(row.try_get("fence")?),
-            attempts: row.try_get("attempts")?,
-            max_attempts: row.try_get("max_attempts")?,
-            losses: row.try_get("losses")?,
-            max_losses: row.try_get("max_losses")?,
-        })
+        job_from(id, &row)
     }
 
     async fn require_worker(&mut self, worker: WorkerId) -> Result<()> {
@@ -131,7 +128,7 @@ impl Store {
                     device_s = max(coalesce(?11, (SELECT computing_ms / 1000.0 FROM job WHERE id = job_id)), 0)
                                / (SELECT slots FROM worker WHERE id = worker_id)
              WHERE job_id = ?12 AND fence = ?13 AND outcome = 'running'
-             RETURNING device_s, expected_s, (ended_at - started_at) / 1000.0 AS wall_s,
+             RETURNING worker_id, device_s, expected_s, (ended_at - started_at) / 1000.0 AS wall_s,
                  (SELECT experiment_id FROM job WHERE id = job_id) AS experiment,
                  (SELECT cost_s FROM job JOIN experiment ON experiment.id = experiment_id WHERE job.id = job_id) AS cost_s,
                  (SELECT device_name FROM worker WHERE id = worker_id) AS device_name,
@@ -158,10 +155,13 @@ impl Store {
         let (experiment, cost_s): (i64, f64) = (closed.try_get("experiment")?, closed.try_get("cost_s")?);
         let (device_name, batch): (String, u32) = (closed.try_get("device_name")?, closed.try_get("batch")?);
         let done = matches!(ending, Ending::Done { .. });
+        // Any word of a worker shows that it is there; silence does not.
+        let heard = if matches!(ending, Ending::Lost { .. }) { 0 } else { self.clock.now() };
         // A job may have been claimed ahead of its turn; from its beginning it takes at most a full batch's time.
         let took = wall_s.min(seconds.computing() * f64::from(batch) + seconds.uploading);
         sqlx::query(
             "UPDATE experiment SET virtual_time = virtual_time + ?2 / share, cost_s = ?3 WHERE id = ?1;
+             UPDATE worker SET heartbeat_at = max(heartbeat_at, ?6) WHERE id = ?7;
              INSERT INTO pace (experiment_id, device_name, bucket, attempts) SELECT ?1, ?4, ?5, 1 WHERE ?5 IS NOT NULL
                  ON CONFLICT (experiment_id, device_name, bucket) DO UPDATE SET attempts = attempts + 1",
         )
@@ -170,6 +170,8 @@ impl Store {
         .bind(if done { share::expect(cost_s, device_s) } else { cost_s })
         .bind(device_name)
         .bind(done.then(|| pace::bucket(took)))
+        .bind(heard)
+        .bind(closed.try_get::<i64, _>("worker_id")?)
         .execute(&mut self.connection)
         .await?;
         Ok(())
@@ -190,6 +192,18 @@ impl Store {
         sqlx::query(sql).execute(&mut self.connection).await?;
         Ok(())
     }
+}
+
+/// The columns of [`Store::job`].
+fn job_from(id: JobId, row: &SqliteRow) -> Result<Job> {
+    Ok(Job {
+        state: parse_state(id, row)?,
+        fence: Fence(row.try_get("fence")?),
+        attempts: row.try_get("attempts")?,
+        max_attempts: row.try_get("max_attempts")?,
+        losses: row.try_get("losses")?,
+        max_losses: row.try_get("max_losses")?,
+    })
 }
 
 fn parse_state(id: JobId, row: &SqliteRow) -> Result<State> {

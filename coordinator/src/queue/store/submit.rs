@@ -17,6 +17,7 @@ impl Store {
         }
         let experiment = self.upsert_experiment(plan).await?;
         self.wake(experiment).await?;
+        self.specs.clear();
         let seeds = seeds(plan)?;
         let (mut new_conditions, mut new_jobs) = (0, 0);
         for planned in &plan.conditions {
