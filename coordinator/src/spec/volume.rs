@@ -16,6 +16,8 @@ pub struct Voxels {
 pub enum VolumeError {
     #[error("not a readable NIfTI volume")]
     Nifti(#[from] nifti::NiftiError),
+    #[error("the header says {bits} bits per voxel, its data type has {expected}: the file is damaged")]
+    Bits { bits: i16, expected: usize },
     #[error("the volume has {0} dimensions, expected 3")]
     Dimensions(usize),
     #[error("the mask is {mask:?} voxels and the threshold map {map:?}: both must be of the same space")]
@@ -29,7 +31,13 @@ pub enum VolumeError {
 impl Voxels {
     /// Reads a NIfTI file, compressed or not.
     pub fn read(path: &Path) -> Result<Self, VolumeError> {
-        let array = ReaderOptions::new().read_file(path)?.into_volume().into_ndarray::<f32>()?;
+        let object = ReaderOptions::new().read_file(path)?;
+        let (bits, expected) = (object.header().bitpix, 8 * object.header().data_type()?.size_of());
+        // The reader takes one for the number of bytes and the other for the number of voxels.
+        if usize::try_from(bits) != Ok(expected) {
+            return Err(VolumeError::Bits { bits, expected });
+        }
+        let array = object.into_volume().into_ndarray::<f32>()?;
         let mut shape: Vec<usize> = array.shape().to_vec();
         while shape.len() > 3 && shape.last() == Some(&1) {
             shape.pop();

@@ -471,6 +471,18 @@ fn a_head_shared_by_two_subjects_is_refused() {
     assert_eq!(loaded.diagnostics.found()[0].message, "`encoder` is the same for every subject");
 }
 
+#[test]
+fn a_volume_whose_header_contradicts_itself_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("mask.nii");
+    let mut file = nifti([2, 2, 2], &[1.0; 8]);
+    // bitpix: the data type is f32.
+    file[72..74].copy_from_slice(&8_i16.to_le_bytes());
+    fs::write(&path, file).unwrap();
+    let error = volume::Voxels::read(&path).unwrap_err().to_string();
+    assert_eq!(error, "the header says 8 bits per voxel, its data type has 32: the file is damaged");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
