@@ -80,6 +80,9 @@ pub enum Error {
     #[error(transparent)]
     Volume(#[from] crate::encoder::VolumeError),
 
+    #[error(transparent)]
+    Folder(#[from] crate::folder::FolderError),
+
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
 }
@@ -112,6 +115,7 @@ impl Error {
                 ErrorKind::Io
             }
             Self::Write { .. } => ErrorKind::Io,
+            Self::Folder(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } => ErrorKind::Stopped,

@@ -3,8 +3,10 @@
 //! No network, no database: everything here is a function of files and numbers.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod dataset;
 pub mod encoder;
 pub mod error;
+pub mod folder;
 pub mod gradient;
 pub mod image;
 pub mod layers;
