@@ -1,0 +1,3 @@
+//! The Natural Scenes Dataset (Allen et al. 2022) on disk.
+
+pub mod simulate;
