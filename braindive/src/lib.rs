@@ -16,6 +16,7 @@ pub mod nsd;
 pub mod probe;
 mod random;
 pub mod sampler;
+pub mod volume;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};

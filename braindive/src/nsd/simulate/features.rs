@@ -12,7 +12,7 @@ use std::path::Path;
 
 const BATCH: usize = 50;
 /// How many principal directions voxels answer along.
-const PRINCIPAL: usize = 16;
+const PRINCIPAL: usize = 8;
 const ITERATIONS: usize = 100;
 
 /// Features of the images that subjects saw.
@@ -65,6 +65,11 @@ impl Features {
     /// Features of an image.
     pub fn of(&self, image: usize) -> &[f32] {
         &self.of[&image]
+    }
+
+    /// All images with their features, by number.
+    pub fn all(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.of.iter().map(|(image, row)| (*image, row.as_slice()))
     }
 
     /// Sets mean and covariance to those over trials that show `images`.
