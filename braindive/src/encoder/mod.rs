@@ -1,5 +1,6 @@
 //! The brain encoder: image to voxels, and objectives over voxels.
 
+pub mod evaluate;
 pub mod fit;
 mod head;
 mod objective;

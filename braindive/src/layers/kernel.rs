@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::ops::Neg;
 
 /// The types that layers compute in.
-pub(crate) trait Element: WithDType + Neg<Output = Self> {
+pub trait Element: WithDType + Neg<Output = Self> {
     fn exp(self) -> Self;
     fn floor(self) -> Self;
     fn sqrt(self) -> Self;

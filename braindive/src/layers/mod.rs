@@ -23,7 +23,7 @@ mod work;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
-pub(crate) use gemm::{Matrix, multiply};
+pub(crate) use gemm::{Bias, Matrix, MatrixMut, multiply, multiply_in_blocks};
 pub(crate) use kernel::Element;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
