@@ -13,6 +13,7 @@ pub mod layers;
 pub mod models;
 pub mod probe;
 pub mod sampler;
+pub mod volume;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};
