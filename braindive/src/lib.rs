@@ -11,6 +11,7 @@ pub mod gradient;
 pub mod image;
 pub mod layers;
 pub mod models;
+pub mod nsd;
 pub mod probe;
 pub mod sampler;
 pub mod volume;
