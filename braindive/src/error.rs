@@ -78,7 +78,13 @@ pub enum Error {
     Image(#[from] crate::image::ImageError),
 
     #[error(transparent)]
-    Volume(#[from] crate::encoder::VolumeError),
+    Mask(#[from] crate::encoder::MaskError),
+
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
+
+    #[error(transparent)]
+    Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
@@ -116,6 +122,7 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
+            Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } => ErrorKind::Stopped,

@@ -14,6 +14,7 @@ pub mod models;
 pub mod nsd;
 pub mod probe;
 pub mod sampler;
+pub mod volume;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -6,7 +6,7 @@ mod volume;
 
 pub use head::Head;
 pub use objective::{Objective, Target, Term};
-pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
+pub use volume::{MaskError, MaskedRows, Threshold, VolumeMask};
 
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;
