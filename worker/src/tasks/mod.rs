@@ -6,6 +6,7 @@ mod deviations;
 mod facts;
 pub mod models;
 mod objective;
+pub mod prepare;
 pub mod request;
 mod request_objective;
 mod sample;
