@@ -3,7 +3,7 @@
 
 use braindive::nsd::betas::{Pick, Scratch, Session};
 use braindive::nsd::layout::BetasFormat;
-use braindive::nsd::{Design, NsdError, Subject, mat5, mgh};
+use braindive::nsd::{Design, NsdError, Subject, ctab, mat5, mgh, stim_info};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -70,8 +70,12 @@ fn freesurfers_files_are_read() {
 
 /// Two of the four voxels of a volume that is 2 × 2 × 1.
 fn two_voxels(path: PathBuf) -> Result<Vec<f32>, NsdError> {
+    read_two_voxels(path, BetasFormat::Hdf5)
+}
+
+fn read_two_voxels(path: PathBuf, format: BetasFormat) -> Result<Vec<f32>, NsdError> {
     let shape = [2, 2, 1];
-    let session = Session { path, format: BetasFormat::Hdf5 };
+    let session = Session { path, format };
     session.check(shape)?;
     let pick = Pick::new(shape, &[[1, 0, 0], [0, 1, 0]]);
     let mut watch = |_| ControlFlow::Continue(());
@@ -86,6 +90,13 @@ fn betas_are_the_same_however_hdf5_stores_them() {
         let betas = two_voxels(reference("forms").join(format!("{form}.hdf5"))).unwrap();
         assert_eq!(betas, expected, "{form}");
     }
+}
+
+#[test]
+fn betas_of_a_nifti_file_are_read_too() {
+    let expected: Vec<f32> =
+        [1, 2].iter().flat_map(|voxel| (0..750).map(move |trial| (4 * trial + voxel) as f32 / 300.0)).collect();
+    assert_eq!(read_two_voxels(reference("forms/tiny.nii"), BetasFormat::Nifti).unwrap(), expected);
 }
 
 #[test]
@@ -117,4 +128,54 @@ fn a_value_that_is_no_number_is_named_with_its_voxel_and_trial() {
     std::fs::write(&path, bytes).unwrap();
     let message = two_voxels(path).unwrap_err().to_string();
     assert!(message.contains("nan.hdf5") && message.contains("[1, 0, 0] of trial 3"), "{message}");
+}
+
+/// Small numbers from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+#[test]
+fn a_file_with_wrong_bytes_is_an_error_or_numbers_but_never_a_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(1);
+    for (seed, name, rounds) in [
+        ("forms/plain.mat", "a.mat", 3000),
+        ("forms/compressed.mat", "a.mat", 3000),
+        ("root/nsddata/experiments/nsd/nsd_expdesign.mat", "a.mat", 300),
+        ("forms/surface.mgh", "a.mgh", 3000),
+        ("forms/labels.mgz", "a.mgz", 3000),
+        ("forms/chunked.hdf5", "a.hdf5", 3000),
+        ("forms/tiny.nii", "a.nii", 1000),
+    ] {
+        let whole = std::fs::read(reference(seed)).unwrap();
+        let path = folder.path().join(name);
+        for _ in 0..rounds {
+            let mut bytes = whole.clone();
+            for _ in 0..=random.below(4) {
+                // Headers and indices are at the beginning, where damage says most.
+                let reach = if random.below(2) == 0 { bytes.len().min(3000) } else { bytes.len() };
+                let at = random.below(reach);
+                bytes[at] = [0, 1, 0x7f, 0x80, 0xff, random.below(256) as u8][random.below(6)];
+            }
+            if random.below(4) == 0 {
+                bytes.truncate(random.below(bytes.len()));
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let format = if name == "a.nii" { BetasFormat::Nifti } else { BetasFormat::Hdf5 };
+            match name {
+                "a.mat" => drop(Design::read(&path)),
+                "a.mgh" | "a.mgz" => drop(mgh::read(&path)),
+                _ => drop(read_two_voxels(path.clone(), format)),
+            }
+            drop(mat5::parse(&bytes));
+            drop(stim_info::parse(&bytes[..]));
+            drop(ctab::parse(&String::from_utf8_lossy(&bytes)));
+        }
+    }
 }

@@ -27,6 +27,12 @@ def write(path, array):
     path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
 
 
+def save_mat(path, arrays, do_compression):
+    scipy.io.savemat(path, arrays, do_compression=do_compression)
+    with open(path, "r+b") as file:  # without the time of day
+        file.write(b"MATLAB 5.0 MAT-file".ljust(116, b" "))
+
+
 def volume(dtype, *voxels):
     """-1 outside cortex, 0 in it, labels where `voxels` say so."""
     values = np.where(cortex, 0, -1).astype(dtype)
@@ -91,7 +97,7 @@ design = {
 }
 path = ROOT / "nsddata/experiments/nsd/nsd_expdesign.mat"
 path.parent.mkdir(parents=True, exist_ok=True)
-scipy.io.savemat(path, design, do_compression=True)
+save_mat(path, design, do_compression=True)
 
 pixels = rng.integers(0, 256, (60, 20, 20, 3), dtype=np.uint8)
 path = ROOT / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
@@ -148,8 +154,8 @@ numbers = {
     "single": np.array([[0.25, -8]], np.float32),
     "cube": np.arange(8.0).reshape(2, 2, 2),
 } | {f"{kind}{bits}": np.array([[1, 2], [3, 100]], f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
-scipy.io.savemat(FORMS / "plain.mat", numbers | {"text": "abc", "cell": np.array([[1, "a"]], object)}, do_compression=False)
-scipy.io.savemat(FORMS / "compressed.mat", numbers | {"logical": np.array([[True]]), "complex": np.array([[1j]])}, do_compression=True)
+save_mat(FORMS / "plain.mat", numbers | {"text": "abc", "cell": np.array([[1, "a"]], object)}, do_compression=False)
+save_mat(FORMS / "compressed.mat", numbers | {"logical": np.array([[True]]), "complex": np.array([[1j]])}, do_compression=True)
 with h5py.File(FORMS / "design_v73.mat", "w", userblock_size=512) as file:
     for name in ("masterordering", "subjectim", "sharedix"):
         file[name] = design[name].T
@@ -161,3 +167,4 @@ nib.save(nib.MGHImage(surface.astype(np.float32), np.eye(4)), FORMS / "surface.m
 nib.save(nib.MGHImage(np.arange(12).reshape(2, 3, 2).astype(np.int32), np.eye(4)), FORMS / "labels.mgz")
 Image.fromarray(np.tile(np.arange(0, 240, 12, dtype=np.uint8)[:, None, None], (1, 16, 3))).save(FORMS / "photograph.jpg", quality=95)
 write(FORMS / "other_shape.nii.gz", np.ones((4, 3, 2), np.int16))
+(FORMS / "tiny.nii").write_bytes(nib.Nifti1Image(tiny.T, np.eye(4)).to_bytes())
