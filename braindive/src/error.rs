@@ -93,6 +93,9 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
 
+    #[error(transparent)]
+    Nsd(#[from] crate::nsd::NsdError),
+
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
 }
@@ -127,6 +130,8 @@ impl Error {
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
+            Self::Nsd(crate::nsd::NsdError::Stopped) => ErrorKind::Stopped,
+            Self::Nsd(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,

@@ -7,6 +7,7 @@ mod facts;
 mod input;
 pub mod models;
 mod objective;
+pub mod prepare;
 pub mod request;
 mod request_objective;
 mod sample;
