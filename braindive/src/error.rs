@@ -87,6 +87,9 @@ pub enum Error {
     Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
+    Import(#[from] crate::nsd::import::ImportError),
+
+    #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
 
     #[error("tensor computation failed: {0}")]
@@ -122,6 +125,7 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
+            Self::Import(error) if error.is_io() => ErrorKind::Io,
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,

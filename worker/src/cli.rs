@@ -7,6 +7,7 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
+use crate::tasks::import::{ImportDataset, ImportMask};
 use crate::tasks::{DeviceRunner, Runner, by_hand, request};
 use anyhow::Context;
 use braindive::nsd::simulate::{self, Formats, Images};
@@ -42,6 +43,10 @@ enum Command {
     Bench(Bench),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
+    /// Write a mask that is kept as an array as a volume in the subject's space
+    ImportMask(ImportMask),
+    /// Prepare images, betas and masks of an experiment that is not in NSD's layout
+    ImportDataset(ImportDataset),
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +186,8 @@ pub fn main() -> ExitCode {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
+        Some(Command::ImportMask(args)) => args.run(),
+        Some(Command::ImportDataset(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {

@@ -2,6 +2,7 @@
 //! format; where the files are is [`layout`]'s to know; what is done with them is [`prepare`]'s.
 
 mod error;
+pub mod import;
 pub mod layout;
 pub mod prepare;
 pub mod simulate;
