@@ -1,5 +1,6 @@
 //! What can go wrong between a model folder and a sampled image.
 
+use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
 /// The result of everything in this crate that reads files or samples.
@@ -90,6 +91,9 @@ pub enum Error {
     Import(#[from] crate::nsd::import::ImportError),
 
     #[error(transparent)]
+    Fit(#[from] FitError),
+
+    #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
 
     #[error("tensor computation failed: {0}")]
@@ -129,7 +133,8 @@ impl Error {
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            Self::Stopped { .. } => ErrorKind::Stopped,
+            Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
+            Self::Fit(FitError::Diverged { .. } | FitError::NonFiniteFeatures { .. }) => ErrorKind::NonFinite,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,
         }

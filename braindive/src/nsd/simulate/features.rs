@@ -1,11 +1,11 @@
 //! What a backbone makes of the stimuli: unit-norm features, their statistics, and the directions that regions prefer.
 
-use super::random::Random;
 use super::render::Category;
 use crate::encoder::encode;
 use crate::error::Result;
 use crate::image::RgbImage8;
 use crate::models::vit::VisionTransformer;
+use crate::random::Random;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -14,7 +14,6 @@ mod hdf5;
 mod mat5;
 mod nifti;
 mod npy;
-mod random;
 mod render;
 mod stimuli;
 mod truth;
