@@ -88,6 +88,9 @@ pub enum Error {
     Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
+    Import(#[from] crate::nsd::import::ImportError),
+
+    #[error(transparent)]
     Fit(#[from] FitError),
 
     #[error(transparent)]
@@ -129,6 +132,7 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
+            Self::Import(error) if error.is_io() => ErrorKind::Io,
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::Nsd(crate::nsd::NsdError::Stopped) => ErrorKind::Stopped,
             Self::Nsd(error) if error.is_io() => ErrorKind::Io,

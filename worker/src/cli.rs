@@ -7,6 +7,7 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
+use crate::tasks::import::{ImportDataset, ImportMask};
 use crate::tasks::{DeviceRunner, Runner, by_hand, prepare, request};
 use anyhow::Context;
 use braindive::nsd::Subject;
@@ -45,6 +46,10 @@ enum Command {
     Prepare(Prepare),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
+    /// Write a mask that is kept as an array as a volume in the subject's space
+    ImportMask(ImportMask),
+    /// Prepare images, betas and masks of an experiment that is not in NSD's layout
+    ImportDataset(ImportDataset),
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +238,8 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(args)) => args.run(),
         Some(Command::Prepare(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
+        Some(Command::ImportMask(args)) => args.run(),
+        Some(Command::ImportDataset(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {

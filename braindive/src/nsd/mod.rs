@@ -6,6 +6,7 @@ mod chunks;
 pub mod ctab;
 mod design;
 mod error;
+pub mod import;
 pub mod layout;
 pub mod mat5;
 pub mod mgh;
