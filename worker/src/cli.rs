@@ -7,7 +7,7 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
-use crate::tasks::{DeviceRunner, Runner, by_hand, request};
+use crate::tasks::{DeviceRunner, Runner, by_hand, fit, request};
 use anyhow::Context;
 use braindive::nsd::simulate::{self, Formats, Images};
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +40,10 @@ enum Command {
     Sample(Sample),
     /// Measure what a guided step and its parts cost on a device
     Bench(Bench),
+    /// Fit a voxel encoder to a subject's prepared data, or take one over, and evaluate it
+    Fit(fit::Fit),
+    /// Score an encoder on the held-out images of prepared data
+    Evaluate(fit::Evaluate),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
 }
@@ -180,6 +184,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
+        Some(Command::Fit(args)) => args.run(),
+        Some(Command::Evaluate(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
         None => cli.work.run(),
     };

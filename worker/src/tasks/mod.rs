@@ -4,6 +4,7 @@ mod batch;
 pub mod by_hand;
 mod deviations;
 mod facts;
+pub mod fit;
 pub mod models;
 mod objective;
 pub mod request;
