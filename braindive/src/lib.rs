@@ -3,6 +3,7 @@
 //! No network, no database: everything here is a function of files and numbers.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cluster;
 pub mod dataset;
 pub mod encoder;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod layers;
 pub mod models;
 pub mod nsd;
 pub mod probe;
+mod random;
 pub mod sampler;
 pub mod volume;
 pub mod weights;

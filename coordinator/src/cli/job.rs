@@ -52,9 +52,15 @@ fn tell(detail: &JobDetail, explanation: &str, now: i64) -> Result<String, std::
     writeln!(text, "seed        {}", job.seed)?;
     writeln!(text, "attempts    {} of {} counted, priority {}", job.attempts, job.max_attempts, job.priority)?;
     if let Some(result) = &detail.result {
-        if let Some(scores) = result.sample() {
+        if let Some(scores) = result.scores() {
             writeln!(text, "activation  {}", activation(Some(scores.activation)))?;
             writeln!(text, "class       {}", scores.probe.class)?;
+        }
+        if let Some(folder) = result.folder() {
+            writeln!(text, "folder      {}", folder.out.display())?;
+            for (name, value) in &folder.summary {
+                writeln!(text, "{name:<11} {value}")?;
+            }
         }
         writeln!(text, "image       {}", result.image())?;
     }

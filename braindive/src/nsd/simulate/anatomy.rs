@@ -3,7 +3,7 @@
 //! Cortex of a hemisphere is laid out along a line from back to front; an area is an interval of it, in both hemispheres.
 
 use super::nifti::Grid;
-use super::random::Random;
+use crate::random::Random;
 use std::f64::consts::TAU;
 
 /// An area: label `label` of the volume `file`, on `from..to` of a hemisphere's cortex.

@@ -4,7 +4,7 @@
 //! images. All ids in `nsd_expdesign.mat` are counted from 1, those in the CSV and the rows of the stimuli from 0.
 
 use super::mat5::{self, Variable};
-use super::random::Random;
+use crate::random::Random;
 use std::fmt::Write as _;
 use std::io;
 use std::ops::Range;

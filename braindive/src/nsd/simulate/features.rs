@@ -1,18 +1,18 @@
 //! What a backbone makes of the stimuli: unit-norm features, their statistics, and the directions that regions prefer.
 
-use super::random::Random;
 use super::render::Category;
 use crate::encoder::encode;
 use crate::error::Result;
 use crate::image::RgbImage8;
 use crate::models::vit::VisionTransformer;
+use crate::random::Random;
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 const BATCH: usize = 50;
 /// How many principal directions voxels answer along.
-const PRINCIPAL: usize = 16;
+const PRINCIPAL: usize = 8;
 const ITERATIONS: usize = 100;
 
 /// Features of the images that subjects saw.
@@ -65,6 +65,11 @@ impl Features {
     /// Features of an image.
     pub fn of(&self, image: usize) -> &[f32] {
         &self.of[&image]
+    }
+
+    /// All images with their features, by number.
+    pub fn all(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.of.iter().map(|(image, row)| (*image, row.as_slice()))
     }
 
     /// Sets mean and covariance to those over trials that show `images`.

@@ -1,7 +1,7 @@
 //! Simulated subjects in NSD's layout, formats and quirks, for tests, rehearsals and measurements. Nothing of NSD is in them.
 //!
 //! Voxels answer to images along planted directions of a backbone's features, with noise in a known proportion, so that what
-//! preparing, fitting and clustering find can be compared with what was planted; see [`truth`]. NSD's quirks that are here: betas as
+//! preparing, fitting and clustering find can be compared with what was planted. NSD's quirks that are here: betas as
 //! 16-bit integers ×300 whose level and gain drift from session to session; −1, 0 and labels in ROI volumes; areas that a
 //! subject lacks though the colour table names them; voxels that never change; NaN in ncsnr; subjects who left early;
 //! images seen less than three times; an oblique affine; unscaled volumes marked by a slope of 0 or NaN; ids counted from 1 and from 0.
@@ -14,10 +14,9 @@ mod hdf5;
 mod mat5;
 mod nifti;
 mod npy;
-mod random;
 mod render;
 mod stimuli;
-pub mod truth;
+mod truth;
 mod tuning;
 
 use crate::error::{Error, Result};
@@ -187,11 +186,12 @@ fn write_root(settings: &Settings, root: &Path) -> Result<()> {
     let trials = |subject: u8| 0..TRIALS * settings.recorded(&design, subject);
     let seen: BTreeSet<usize> =
         settings.subjects.iter().flat_map(|&subject| design.shown(subject, trials(subject))).collect();
-    let stimuli = stimuli::stimuli(settings, &seen)?;
+    let stimuli = stimuli::stimuli(settings, &design.shared, &seen)?;
     let shown = folder(root, "nsddata_stimuli/stimuli/nsd")?.join("nsd_stimuli.hdf5");
     stimuli::write(&shown, &stimuli, design.images(), settings.side)?;
     let mut features = Features::new(&settings.backbone, &stimuli)?;
     drop(stimuli);
+    truth::write_features(&folder(root, "truth")?, &features)?;
 
     for &subject in &settings.subjects {
         features.describe(&design.shown(subject, trials(subject)));

@@ -1,7 +1,7 @@
 //! Small pictures of faces, bodies, places, words and food, drawn from a seed.
 
-use super::random::Random;
 use crate::image::{ImageError, RgbImage8};
+use crate::random::Random;
 use std::f64::consts::TAU;
 
 /// What a picture shows.

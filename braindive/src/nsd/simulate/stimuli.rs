@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 /// Pictures by number, with what they show where that is known.
 pub type Stimuli = BTreeMap<usize, (RgbImage8, Option<Category>)>;
 
-/// The pictures of `numbers`.
-pub fn stimuli(settings: &Settings, numbers: &BTreeSet<usize>) -> Result<Stimuli> {
+/// The pictures of `numbers`. What drawn ones show is random, but that all categories are equally frequent among those `shared`, on which
+/// fits are tested.
+pub fn stimuli(settings: &Settings, shared: &[usize], numbers: &BTreeSet<usize>) -> Result<Stimuli> {
     let (side, seed) = (settings.side, settings.seed);
     let files = match &settings.images {
         Images::Drawn => Vec::new(),
@@ -23,7 +24,10 @@ pub fn stimuli(settings: &Settings, numbers: &BTreeSet<usize>) -> Result<Stimuli
     let picture = |&number: &usize| -> Result<_> {
         let picture = match files.as_slice() {
             [] => {
-                let category = Category::of(number, seed);
+                let category = match shared.binary_search(&number) {
+                    Ok(rank) => Category::ALL[rank % Category::ALL.len()],
+                    Err(_) => Category::of(number, seed),
+                };
                 (draw(category, number, side, seed)?, Some(category))
             }
             files => {

@@ -1,4 +1,5 @@
-//! What was planted, beside the data that it shows in: `truth/subjNN.safetensors` and `truth/subjNN.json`.
+//! What was planted, beside the data that it shows in: `truth/subjNN.safetensors` and `truth/subjNN.json`, and of all images that were
+//! shown `truth/features.safetensors`: `image_id` i64 [images] and `features` f32 [images, features], unit norm.
 //!
 //! | tensor | |
 //! |---|---|
@@ -10,6 +11,7 @@
 
 use super::Settings;
 use super::anatomy::{AREAS, Anatomy, FOOD, Place, ijk};
+use super::features::Features;
 use super::tuning::{Tuned, noise_ceiling};
 use crate::error::{Error, Result};
 use crate::folder::FileRecord;
@@ -40,20 +42,17 @@ pub fn write(truth: &Path, settings: &Settings, anatomy: &Anatomy, tuned: &[(Pla
     let cluster: Vec<u8> = each.clone().map(|tuned| tuned.cluster).collect();
     let name = format!("subj{:02}", anatomy.subject);
     let path = truth.join(format!("{name}.safetensors"));
-    let failed =
-        |error: safetensors::SafeTensorError| Error::Write { path: path.clone(), source: std::io::Error::other(error) };
-    let mut tensors = Vec::new();
-    for (key, dtype, shape, bytes) in [
-        ("voxel_ijk", Dtype::I32, vec![count, 3], &places),
-        ("weight", Dtype::F32, vec![count, width], &weight),
-        ("bias", Dtype::F32, vec![count], &bias),
-        ("ncsnr", Dtype::F32, vec![count], &ncsnr),
-        ("noise_ceiling", Dtype::F32, vec![count], &ceiling),
-        ("cluster", Dtype::U8, vec![count], &cluster),
-    ] {
-        tensors.push((key, TensorView::new(dtype, shape, bytes).map_err(failed)?));
-    }
-    safetensors::serialize_to_file(tensors, None, &path).map_err(failed)?;
+    tensors(
+        &path,
+        [
+            ("voxel_ijk", Dtype::I32, vec![count, 3], &places),
+            ("weight", Dtype::F32, vec![count, width], &weight),
+            ("bias", Dtype::F32, vec![count], &bias),
+            ("ncsnr", Dtype::F32, vec![count], &ncsnr),
+            ("noise_ceiling", Dtype::F32, vec![count], &ceiling),
+            ("cluster", Dtype::U8, vec![count], &cluster),
+        ],
+    )?;
 
     let voxels = |name: &str| {
         let here = |place: &Place| match name == FOOD.name {
@@ -80,4 +79,27 @@ pub fn write(truth: &Path, settings: &Settings, anatomy: &Anatomy, tuned: &[(Pla
     let path = truth.join(format!("{name}.json"));
     let text = serde_json::to_vec_pretty(&about).map_err(|source| Error::Config { path: path.clone(), source })?;
     std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
+}
+
+/// Writes the features that the voxels answer to.
+pub fn write_features(truth: &Path, features: &Features) -> Result<()> {
+    let ids: Vec<u8> = features.all().flat_map(|(image, _)| (image as i64).to_le_bytes()).collect();
+    let rows: Vec<u8> = features.all().flat_map(|(_, row)| row).flat_map(|value| value.to_le_bytes()).collect();
+    let count = ids.len() / 8;
+    tensors(
+        &truth.join("features.safetensors"),
+        [("image_id", Dtype::I64, vec![count], &ids), ("features", Dtype::F32, vec![count, features.width], &rows)],
+    )
+}
+
+fn tensors<const N: usize>(path: &Path, tensors: [(&str, Dtype, Vec<usize>, &Vec<u8>); N]) -> Result<()> {
+    let failed = |error: safetensors::SafeTensorError| Error::Write {
+        path: path.to_owned(),
+        source: std::io::Error::other(error),
+    };
+    let mut views = Vec::with_capacity(N);
+    for (name, dtype, shape, bytes) in tensors {
+        views.push((name, TensorView::new(dtype, shape, bytes).map_err(failed)?));
+    }
+    safetensors::serialize_to_file(views, None, path).map_err(failed)
 }

@@ -5,7 +5,7 @@
 
 use super::anatomy::{Anatomy, FOOD, Place};
 use super::features::{Features, dot, normalise};
-use super::random::Random;
+use crate::random::Random;
 
 /// How far the centres of a region's two clusters lean to either side.
 const LEAN: f64 = 0.7;

@@ -113,11 +113,16 @@ impl Snapshot {
                     coalesce(sum(counter.jobs) FILTER (WHERE state IN ('failed', 'cancelled')), 0) AS stuck
              FROM need JOIN condition AS needed ON needed.id = need.needs_condition_id
                   JOIN experiment ON experiment.id = needed.experiment_id
-                  LEFT JOIN counter ON counter.condition_id = needed.id
-             WHERE need.condition_id = ? GROUP BY needed.id
+                  LEFT JOIN (
+                      SELECT condition_id, state, jobs, 0 AS by_seed FROM counter
+                      UNION ALL
+                      SELECT condition_id, state, 1, 1 FROM job WHERE seed = ?2) AS counter
+                  ON counter.condition_id = needed.id AND counter.by_seed = need.by_seed
+             WHERE need.condition_id = ?1 GROUP BY needed.id
              HAVING unfinished > 0 OR coalesce(sum(counter.jobs), 0) = 0 ORDER BY needed.id",
         )
         .bind(condition)
+        .bind(job.seed.0.cast_signed())
         .fetch_all(&mut *self.tx)
         .await
         .map_err(reading("what a condition needs"))?;
