@@ -4,11 +4,11 @@ use crate::device::DeviceName;
 use anyhow::Context;
 use braindive::encoder::evaluate::{ALL, Evaluation, RegionScores, Summary};
 use braindive::encoder::fit::{self, Features, Job, Method, Settings};
-use braindive::folder::Manifest;
+use braindive::folder::{FileRecord, Manifest};
 use clap::Args;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags of `worker fit`.
 #[derive(Debug, Args)]
@@ -80,7 +80,7 @@ impl Fit {
         let device = self.device.open()?;
         let settings = self.settings()?;
         let asked = match &self.import {
-            Some(head) => serde_json::json!({ "import": head }),
+            Some(head) => serde_json::json!({ "import": head_sha256(head)? }),
             None => serde_json::to_value(&settings)?,
         };
         let identity = fit::identity(&self.data, &self.backbone, &asked)?;
@@ -126,9 +126,8 @@ impl Evaluate {
     /// Evaluates, and prints the scores by region, beside another evaluation's if asked to.
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
-        let head = checkpoint::Head::find(&self.encoder)?;
-        let digest = braindive::folder::FileRecord::of(&head, "head").map_err(braindive::Error::from)?.sha256;
-        let identity = fit::identity(&self.data, &self.backbone, &serde_json::json!({ "evaluate": digest }))?;
+        let asked = serde_json::json!({ "evaluate": head_sha256(&self.encoder)? });
+        let identity = fit::identity(&self.data, &self.backbone, &asked)?;
         let job =
             Job { data: &self.data, backbone: &self.backbone, out: &self.out, identity: &identity, device: &device };
         let mut said = 0;
@@ -152,6 +151,11 @@ impl Evaluate {
         }
         Ok(())
     }
+}
+
+/// Of the file of the head at `path`, which is the file itself or its folder.
+fn head_sha256(path: &Path) -> braindive::Result<String> {
+    Ok(FileRecord::of(&checkpoint::Head::find(path)?, "head")?.sha256)
 }
 
 /// Logs every percent; never stops a job that runs by hand.
