@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
 use crate::tasks::import::{ImportDataset, ImportMask};
-use crate::tasks::{DeviceRunner, Runner, by_hand, prepare, request};
+use crate::tasks::{DeviceRunner, Runner, by_hand, fit, prepare, request};
 use anyhow::Context;
 use braindive::nsd::Subject;
 use braindive::nsd::simulate::{self, Formats, Images};
@@ -44,6 +44,10 @@ enum Command {
     Bench(Bench),
     /// Prepare a subject of the Natural Scenes Dataset for fitting; a stopped one goes on where it ended
     Prepare(Prepare),
+    /// Fit a voxel encoder to a subject's prepared data, or take one over, and evaluate it
+    Fit(fit::Fit),
+    /// Score an encoder on the held-out images of prepared data
+    Evaluate(fit::Evaluate),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
     /// Write a mask that is kept as an array as a volume in the subject's space
@@ -237,6 +241,8 @@ pub fn main() -> ExitCode {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
         Some(Command::Prepare(args)) => args.run(),
+        Some(Command::Fit(args)) => args.run(),
+        Some(Command::Evaluate(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
         Some(Command::ImportMask(args)) => args.run(),
         Some(Command::ImportDataset(args)) => args.run(),

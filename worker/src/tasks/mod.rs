@@ -4,6 +4,7 @@ mod batch;
 pub mod by_hand;
 mod deviations;
 mod facts;
+pub mod fit;
 pub mod import;
 mod input;
 pub mod models;
