@@ -87,6 +87,9 @@ pub enum Error {
     Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
+    Cluster(#[from] crate::cluster::ClusterError),
+
+    #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
 
     #[error("tensor computation failed: {0}")]
@@ -125,7 +128,7 @@ impl Error {
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            Self::Stopped { .. } => ErrorKind::Stopped,
+            Self::Stopped { .. } | Self::Cluster(crate::cluster::ClusterError::Stopped) => ErrorKind::Stopped,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,
         }

@@ -3,6 +3,7 @@
 //! No network, no database: everything here is a function of files and numbers.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cluster;
 pub mod dataset;
 pub mod encoder;
 pub mod error;

@@ -7,6 +7,7 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
+use crate::tasks::cluster::Cluster;
 use crate::tasks::{DeviceRunner, Runner, by_hand, request};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +40,8 @@ enum Command {
     Sample(Sample),
     /// Measure what a guided step and its parts cost on a device
     Bench(Bench),
+    /// Cluster the voxels of an encoder's region by what they answer to
+    Cluster(Cluster),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +146,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
+        Some(Command::Cluster(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {

@@ -14,7 +14,7 @@ mod norm;
 mod patches;
 mod pointwise;
 mod resample;
-mod simd;
+pub(crate) mod simd;
 mod sum;
 mod transpose;
 mod unit_norm;
