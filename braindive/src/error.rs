@@ -1,5 +1,7 @@
 //! What can go wrong between a model folder and a sampled image.
 
+use crate::cluster::ClusterError;
+use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
 /// The result of everything in this crate that reads files or samples.
@@ -87,7 +89,10 @@ pub enum Error {
     Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
-    Cluster(#[from] crate::cluster::ClusterError),
+    Cluster(#[from] ClusterError),
+
+    #[error(transparent)]
+    Fit(#[from] FitError),
 
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
@@ -128,7 +133,9 @@ impl Error {
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            Self::Stopped { .. } | Self::Cluster(crate::cluster::ClusterError::Stopped) => ErrorKind::Stopped,
+            Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
+            Self::Cluster(ClusterError::Stopped) => ErrorKind::Stopped,
+            Self::Fit(FitError::Diverged { .. } | FitError::NonFiniteFeatures { .. }) => ErrorKind::NonFinite,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,
         }

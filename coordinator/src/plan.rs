@@ -6,7 +6,8 @@ use crate::spec::sampling;
 use crate::spec::simulate::SimulateDraft;
 use protocol::ids::{Digest, Seed};
 use protocol::job::{
-    Condition, Kind, Models, Objective, SampleCondition, Sampling, SimulateCondition, Start, VoxelSet,
+    ClusterCondition, Condition, FitCondition, Kind, Models, Objective, PrepareCondition, SampleCondition, Sampling,
+    ScoreCondition, SimulateCondition, Start, VoxelSet,
 };
 use protocol::outcome::FailureClass;
 use protocol::probe::ProbeClass;
@@ -87,12 +88,13 @@ pub fn samples(draft: &SampleDraft, cells: &[Cell]) -> Vec<PlannedCondition> {
                 prefers: cell.prefers.clone(),
                 init_image: start.map(|(image, _)| image.path.clone()),
             };
+            let spec = Condition::Sample(Box::new(condition));
             conditions.push(PlannedCondition {
-                key: key(&condition),
+                key: key(&spec),
                 subject: cell.subject.clone(),
                 region: cell.region.clone(),
                 axes: point.iter().map(|setting| (setting.value.name().to_owned(), setting.value.to_json())).collect(),
-                spec: Condition::Sample(Box::new(condition)),
+                spec,
             });
         }
     }
@@ -101,14 +103,81 @@ pub fn samples(draft: &SampleDraft, cells: &[Cell]) -> Vec<PlannedCondition> {
 
 /// Every condition of simulated jobs.
 pub fn simulated(draft: &SimulateDraft) -> Vec<PlannedCondition> {
-    let planned = |condition: SimulateCondition| PlannedCondition {
-        key: simulated_key(&condition),
-        subject: condition.subject.clone(),
-        region: condition.region.clone(),
-        axes: BTreeMap::new(),
-        spec: Condition::Simulate(condition),
+    let planned = |condition: SimulateCondition| {
+        let (subject, region) = (condition.subject.clone(), condition.region.clone());
+        let spec = Condition::Simulate(condition);
+        PlannedCondition { key: key(&spec), subject, region, axes: BTreeMap::new(), spec }
     };
     draft.conditions().map(planned).collect()
+}
+
+/// sha256 of the canonical JSON of everything that decides a condition's results but the seed. Paths are left out, but for that of a
+/// dataset, which is known by its place.
+pub fn key(condition: &Condition) -> Digest {
+    match condition {
+        Condition::Prepare(condition) => prepared_key(condition),
+        Condition::Fit(condition) => {
+            let FitCondition { subject, data, backbone, settings, out: _ } = &**condition;
+            folder_key(Kind::Fit, subject, "", &[data.identity(), backbone.digest.to_string()], settings)
+        }
+        Condition::Cluster(condition) => {
+            let ClusterCondition { subject, region, encoder, settings, out: _ } = &**condition;
+            folder_key(Kind::Cluster, subject, region, &[encoder.identity()], settings)
+        }
+        Condition::Sample(condition) => sampled_key(condition),
+        Condition::Score(condition) => scored_key(condition),
+        Condition::Simulate(condition) => simulated_key(condition),
+    }
+}
+
+fn prepared_key(condition: &PrepareCondition) -> Digest {
+    let PrepareCondition { subject, settings, files, out: _ } = condition;
+    let mut settings = settings.clone();
+    // Their digests stand for them.
+    settings.food = None;
+    if files.contains_key("split") {
+        settings.split.clear();
+    }
+    let inputs: Vec<String> = files.iter().map(|(setting, digest)| format!("{setting} {digest}")).collect();
+    folder_key(Kind::Prepare, subject, "", &inputs, &settings)
+}
+
+fn folder_key(kind: Kind, subject: &str, region: &str, inputs: &[String], settings: &impl Serialize) -> Digest {
+    /// Serialised in this order; a change of it would make every condition new.
+    #[derive(Serialize)]
+    struct Decides<'a, S> {
+        kind: Kind,
+        subject: &'a str,
+        region: &'a str,
+        inputs: &'a [String],
+        settings: &'a S,
+    }
+    sha256(&Decides { kind, subject, region, inputs, settings })
+}
+
+fn scored_key(condition: &ScoreCondition) -> Digest {
+    /// Serialised in this order; a change of it would make every condition new.
+    #[derive(Serialize)]
+    struct Decides<'a> {
+        kind: &'static str,
+        images: &'a Digest,
+        backbone: &'a Digest,
+        encoder: String,
+        probe: &'a Digest,
+        objective: Vec<DecidesTerm<'a>>,
+        probes: &'a [ProbeClass],
+    }
+    // What else is said of the images is in their condition's key.
+    let ScoreCondition { images, scored: SampleCondition { models, objective, probes, .. } } = condition;
+    sha256(&Decides {
+        kind: "score",
+        images,
+        backbone: &models.backbone.digest,
+        encoder: models.encoder.identity(),
+        probe: &models.probe.digest,
+        objective: terms(objective),
+        probes,
+    })
 }
 
 /// sha256 of the canonical JSON of everything about a condition of simulated jobs.
@@ -133,9 +202,54 @@ fn sha256(decides: &impl Serialize) -> Digest {
     Digest::from_bytes(&Sha256::digest(canonical).into())
 }
 
-/// sha256 of the canonical JSON of everything that decides a condition's results: names, parameters, prompts of the probe,
-/// digests of models and masks. Paths are left out, and so is `prefers`, which only says how results are counted.
-pub fn key(condition: &SampleCondition) -> Digest {
+#[derive(Serialize)]
+struct DecidesTerm<'a> {
+    weight: f64,
+    voxels: DecidesVoxels<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+enum DecidesVoxels<'a> {
+    Rows {
+        rows: &'a [u32],
+        denominator: u32,
+    },
+    Roi {
+        name: &'a str,
+        whole_mask_mean: bool,
+    },
+    Cluster {
+        clusters: String,
+        number: u32,
+    },
+    Volume {
+        mask: &'a Digest,
+        labels: &'a [i32],
+        t_map: Option<&'a Digest>,
+        t_above: Option<f64>,
+        whole_mask_mean: bool,
+    },
+}
+
+fn terms(objective: &Objective) -> Vec<DecidesTerm<'_>> {
+    let voxels = |voxels| match voxels {
+        &VoxelSet::Rows { ref rows, denominator } => DecidesVoxels::Rows { rows, denominator },
+        &VoxelSet::Roi { ref name, whole_mask_mean } => DecidesVoxels::Roi { name, whole_mask_mean },
+        &VoxelSet::Cluster { ref clusters, number } => DecidesVoxels::Cluster { clusters: clusters.identity(), number },
+        VoxelSet::Volume(mask) => DecidesVoxels::Volume {
+            mask: &mask.mask_sha256,
+            labels: &mask.labels,
+            t_map: mask.t_map_sha256.as_ref(),
+            t_above: mask.t_above,
+            whole_mask_mean: mask.whole_mask_mean,
+        },
+    };
+    objective.terms.iter().map(|term| DecidesTerm { weight: term.weight, voxels: voxels(&term.voxels) }).collect()
+}
+
+/// Names, parameters, prompts of the probe, digests of models and masks; not `prefers`, which only says how results are counted.
+fn sampled_key(condition: &SampleCondition) -> Digest {
     /// Serialised in this order; a change of it would make every condition new.
     #[derive(Serialize)]
     struct Decides<'a> {
@@ -144,44 +258,11 @@ pub fn key(condition: &SampleCondition) -> Digest {
         region: &'a str,
         diffusion: &'a Digest,
         backbone: &'a Digest,
-        encoder: &'a Digest,
+        encoder: String,
         probe: &'a Digest,
         objective: Vec<DecidesTerm<'a>>,
         sampling: &'a Sampling,
         probes: &'a [ProbeClass],
-    }
-    #[derive(Serialize)]
-    struct DecidesTerm<'a> {
-        weight: f64,
-        voxels: DecidesVoxels<'a>,
-    }
-    #[derive(Serialize)]
-    #[serde(tag = "by", rename_all = "snake_case")]
-    enum DecidesVoxels<'a> {
-        Rows {
-            rows: &'a [u32],
-            denominator: u32,
-        },
-        Volume {
-            mask: &'a Digest,
-            labels: &'a [i32],
-            t_map: Option<&'a Digest>,
-            t_above: Option<f64>,
-            whole_mask_mean: bool,
-        },
-    }
-    fn terms(objective: &Objective) -> Vec<DecidesTerm<'_>> {
-        let voxels = |voxels| match voxels {
-            &VoxelSet::Rows { ref rows, denominator } => DecidesVoxels::Rows { rows, denominator },
-            VoxelSet::Volume(mask) => DecidesVoxels::Volume {
-                mask: &mask.mask_sha256,
-                labels: &mask.labels,
-                t_map: mask.t_map_sha256.as_ref(),
-                t_above: mask.t_above,
-                whole_mask_mean: mask.whole_mask_mean,
-            },
-        };
-        objective.terms.iter().map(|term| DecidesTerm { weight: term.weight, voxels: voxels(&term.voxels) }).collect()
     }
     let SampleCondition { subject, region, models, objective, sampling, probes, prefers: _, init_image: _ } = condition;
     sha256(&Decides {
@@ -190,7 +271,7 @@ pub fn key(condition: &SampleCondition) -> Digest {
         region,
         diffusion: &models.diffusion.digest,
         backbone: &models.backbone.digest,
-        encoder: &models.encoder.digest,
+        encoder: models.encoder.identity(),
         probe: &models.probe.digest,
         objective: terms(objective),
         sampling,

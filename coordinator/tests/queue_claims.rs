@@ -67,7 +67,7 @@ async fn claims_go_by_priority_then_loaded_conditions_then_age() {
         [5, 4, 3, 2],
         "both of priority 5 first, the loaded one before the older; then the loaded low ones"
     );
-    let mut listed: Vec<i64> = claimed.conditions.iter().map(|(id, _)| id.0).collect();
+    let mut listed: Vec<i64> = claimed.conditions.iter().map(|known| known.id.0).collect();
     listed.sort();
     assert_eq!(listed, [2, 3, 4, 5], "every condition once");
 }

@@ -63,12 +63,12 @@ async fn a_moved_folder_reaches_the_workers_without_a_new_condition() {
     let mut moved = plan("moved", 1, 1);
     queue.submit(moved.clone()).await.unwrap();
     let Condition::Sample(sample) = &mut moved.conditions[0].spec else { panic!("a plan of samples") };
-    sample.models.encoder.path = "/elsewhere/encoder".into();
+    sample.models.backbone.path = "/elsewhere/clip".into();
     moved.experiment.priority = 9;
     assert_eq!(queue.submit(moved.clone()).await.unwrap().new_conditions, 0);
     let worker = worker(&queue).await;
     let claimed = queue.claim(claim(worker, 1)).await.unwrap();
-    assert_eq!(claimed.conditions[0].1, moved.conditions[0].spec);
+    assert_eq!(claimed.conditions[0].spec, moved.conditions[0].spec);
     let pool = view::open(&folder.path().join("queue.db")).await.unwrap();
     let priority: i64 = sqlx::query_scalar("SELECT priority FROM experiment").fetch_one(&pool).await.unwrap();
     assert_eq!(priority, 9, "jobs that wait follow the file's priority");

@@ -1,6 +1,6 @@
 //! Registering a worker, and handing jobs to it.
 
-use crate::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
+use crate::ids::{ConditionId, Digest, Fence, JobId, Seed, WorkerId};
 use crate::job::{Condition, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -60,10 +60,19 @@ pub struct Claim {
 pub struct Claimed {
     pub jobs: Vec<ClaimedJob>,
     /// The conditions of `jobs`, each once.
-    pub conditions: Vec<(ConditionId, Condition)>,
+    pub conditions: Vec<ClaimedCondition>,
     /// Why there will be nothing for this worker however long it waits; it drains and ends.
     #[serde(default)]
     pub never: Option<Never>,
+}
+
+/// A condition of claimed jobs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimedCondition {
+    pub id: ConditionId,
+    /// Decides what its jobs give, each with its seed: what they make is known by it.
+    pub key: Digest,
+    pub spec: Condition,
 }
 
 /// Why a worker gets no job.
@@ -77,7 +86,7 @@ pub enum Never {
 }
 
 /// A job under a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClaimedJob {
     pub job: JobId,
     pub fence: Fence,
@@ -85,4 +94,16 @@ pub struct ClaimedJob {
     pub attempt: u32,
     pub condition: ConditionId,
     pub seed: Seed,
+    /// The image to score, of a job that scores one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageToScore>,
+}
+
+/// An image that another job gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImageToScore {
+    /// `GET /api/v1/artifacts/{sha256}`
+    pub sha256: Digest,
+    /// What the gradient was really scaled by when it was made.
+    pub effective_gamma: f64,
 }

@@ -1,12 +1,14 @@
 //! How an attempt ends: a result, or a failure of a named class.
 
 use crate::ids::{Digest, Fence, JobId, WorkerId};
+use crate::job::ModelFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-/// `POST /api/v1/result`: the job is done. The image must have been uploaded before.
+/// `POST /api/v1/result`: the job is done. The image must have been uploaded before, by this job or another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completed {
     pub worker: WorkerId,
@@ -19,7 +21,12 @@ pub struct Completed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobResult {
+    Prepare(Box<FolderResult>),
+    Fit(Box<FolderResult>),
+    Cluster(Box<FolderResult>),
     Sample(Box<SampleResult>),
+    /// Of the image that was scored.
+    Score(Box<SampleResult>),
     Simulate(SimulateResult),
 }
 
@@ -27,32 +34,68 @@ impl JobResult {
     /// Digest of the image, under which it was uploaded.
     pub fn image(&self) -> &Digest {
         match self {
-            Self::Sample(result) => &result.image_sha256,
+            Self::Prepare(result) | Self::Fit(result) | Self::Cluster(result) => &result.image_sha256,
+            Self::Sample(result) | Self::Score(result) => &result.image_sha256,
             Self::Simulate(result) => &result.image_sha256,
         }
     }
 
+    /// Whether the job made the image; if not, it is stored already.
+    pub fn brings_image(&self) -> bool {
+        !matches!(self, Self::Score(_))
+    }
+
     pub fn seconds(&self) -> &PhaseSeconds {
         match self {
-            Self::Sample(result) => &result.seconds,
+            Self::Prepare(result) | Self::Fit(result) | Self::Cluster(result) => &result.seconds,
+            Self::Sample(result) | Self::Score(result) => &result.seconds,
             Self::Simulate(result) => &result.seconds,
         }
     }
 
     pub fn seconds_mut(&mut self) -> &mut PhaseSeconds {
         match self {
-            Self::Sample(result) => &mut result.seconds,
+            Self::Prepare(result) | Self::Fit(result) | Self::Cluster(result) => &mut result.seconds,
+            Self::Sample(result) | Self::Score(result) => &mut result.seconds,
             Self::Simulate(result) => &mut result.seconds,
         }
     }
 
-    /// The scores, if it is a guided sample.
-    pub fn sample(&self) -> Option<&SampleResult> {
+    /// What encoder and probe say of the image, if it is a guided sample.
+    pub fn scores(&self) -> Option<&SampleResult> {
         match self {
-            Self::Sample(result) => Some(result),
-            Self::Simulate(_) => None,
+            Self::Sample(result) | Self::Score(result) => Some(result),
+            Self::Prepare(_) | Self::Fit(_) | Self::Cluster(_) | Self::Simulate(_) => None,
         }
     }
+
+    /// What was made, if it is a folder.
+    pub fn folder(&self) -> Option<&FolderResult> {
+        match self {
+            Self::Prepare(result) | Self::Fit(result) | Self::Cluster(result) => Some(result),
+            Self::Sample(_) | Self::Score(_) | Self::Simulate(_) => None,
+        }
+    }
+}
+
+/// What a job gave that makes a folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FolderResult {
+    /// Digest of a picture of what was made (PNG), under which it was uploaded.
+    pub image_sha256: Digest,
+    /// The folder: an absolute path as the worker sees it.
+    pub out: PathBuf,
+    /// All that it holds, as its `manifest.json` says.
+    pub files: Vec<ModelFile>,
+    /// sha256 of what was read, by role, for example `backbone`.
+    pub inputs: BTreeMap<String, Digest>,
+    /// Numbers for people, for example `images` or `median_r2`.
+    pub summary: BTreeMap<String, f64>,
+    /// The work itself stands under `sampling`.
+    pub seconds: PhaseSeconds,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    pub software: String,
 }
 
 /// What a simulated job gave.
@@ -67,7 +110,7 @@ pub struct SimulateResult {
     pub software: String,
 }
 
-/// What one guided sample gave.
+/// What one guided sample gave, or what was said of one later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleResult {
     /// Digest of the PNG, under which it was uploaded.

@@ -26,6 +26,15 @@ pub struct Counted {
     pub similarity: String,
 }
 
+/// A counted result as it was delivered.
+#[derive(Debug)]
+pub struct Delivered {
+    pub region: String,
+    pub axes: String,
+    pub seed: i64,
+    pub body: serde_json::Value,
+}
+
 impl Table {
     /// Waits until `jobs` jobs are done; none may fail.
     pub fn wait_until_done(&self, jobs: i64) {
@@ -85,6 +94,23 @@ impl Table {
         let rows: Vec<(String, String)> =
             self.runtime.block_on(sqlx::query_as(query).fetch_all(&self.pool)).expect("the query runs");
         rows.into_iter().map(|(region, body)| (region, serde_json::from_str(&body).expect("a body is JSON"))).collect()
+    }
+
+    /// The counted results of an experiment, in the order of the grid.
+    pub fn delivered(&self, experiment: &str) -> Vec<Delivered> {
+        let query = "SELECT c.region, c.axes, j.seed, r.body FROM result r JOIN job j ON j.id = r.job_id
+                     JOIN condition c ON c.id = j.condition_id JOIN experiment e ON e.id = c.experiment_id
+                     WHERE r.counted = 1 AND e.name = ? ORDER BY c.region, c.axes, j.seed";
+        let rows: Vec<(String, String, i64, String)> = self
+            .runtime
+            .block_on(sqlx::query_as(query).bind(experiment).fetch_all(&self.pool))
+            .expect("the query runs");
+        rows.into_iter()
+            .map(|(region, axes, seed, body)| {
+                let body = serde_json::from_str(&body).expect("a body is JSON");
+                Delivered { region, axes, seed, body }
+            })
+            .collect()
     }
 
     /// Asserts what must hold of every database at every moment, images included.

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 /// How long a request other than a claim or an upload may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an upload may take.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(300);
+/// How long an upload or a download may take.
+const FILE_PATIENCE: Duration = Duration::from_secs(300);
 /// How long to keep an unused connection: less than the coordinator does, which would close it under the next request.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -157,9 +157,16 @@ impl Client {
     pub async fn upload(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), ClientError> {
         let request = |place: &Place| {
             let url = format!("{}/api/v1/artifacts/{digest}", place.url);
-            place.http.put(url).timeout(UPLOAD_PATIENCE).body(bytes.clone())
+            place.http.put(url).timeout(FILE_PATIENCE).body(bytes.clone())
         };
         self.ask(request).await.map(drop)
+    }
+
+    /// A stored file.
+    pub async fn download(&self, digest: &Digest) -> Result<Vec<u8>, ClientError> {
+        let request =
+            |place: &Place| place.http.get(format!("{}/api/v1/artifacts/{digest}", place.url)).timeout(FILE_PATIENCE);
+        self.ask(request).await.map(|(_, _, file)| file)
     }
 
     async fn post<B: Serialize, R: DeserializeOwned>(

@@ -9,7 +9,7 @@
 //!
 //! The volume and its picture need the places of the head's voxels and the subject's grid; without them they are left out.
 
-use super::{Clustering, Mixture, Settings, UnitRows, cluster};
+use super::{Choice, ClusterError, Directions, Mixture, Settings, choose};
 use crate::dataset::GRID;
 use crate::encoder::Head;
 use crate::error::{Error, Result};
@@ -59,8 +59,8 @@ pub struct Report {
     /// Mean per voxel.
     pub log_likelihood: f64,
     pub iterations: usize,
-    /// Mean log density of voxels that were left out, by number of clusters; null where the others did not hold so many.
-    pub held_out: BTreeMap<usize, Option<f64>>,
+    /// Mean log density of voxels that were left out, by number of clusters; empty if only one was asked for.
+    pub held_out: BTreeMap<usize, f64>,
     /// Cosines between centres [k, k].
     pub cosines: Vec<Vec<f64>>,
     /// Name, for example `food/cluster:1`, to rows of the head, ascending; the largest first.
@@ -132,18 +132,22 @@ pub fn run(
     let region = job.region.rows(&head)?;
     let rows: Vec<u32> = region.iter().map(|&row| row as u32).collect();
     let weights = head.weight().index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-    let rows = UnitRows::new(head.features(), weights.flatten_all()?.to_vec1()?)?;
-    let clustering = cluster(&rows, settings, progress)?;
+    let directions = Directions::new(&weights.flatten_all()?.to_vec1()?, head.features())?;
+    let choice = choose(&directions, settings, progress)?;
+    let (k, starts) = (choice.fitted.mixture.means.len(), settings.starts);
+    if (0..k).any(|cluster| !choice.fitted.labels.contains(&cluster)) {
+        return Err(ClusterError::Collapsed { rows: region.len(), k, starts }.into());
+    }
 
-    let report = Report::new(job.region, settings, &region, &clustering);
+    let report = Report::new(job.region, settings, &region, &choice);
     let path = draft.path().join(CLUSTERS);
     let text = serde_json::to_vec_pretty(&report).map_err(|source| Error::Config { path: path.clone(), source })?;
     write(&path, &text)?;
-    write_centres(&draft.path().join(CENTRES), &clustering.fitted.mixture)?;
+    write_centres(&draft.path().join(CENTRES), &choice.fitted.mixture)?;
     let grid = head.path().with_file_name(GRID);
     if let (Some(places), true) = (head.voxel_ijk(), grid.is_file()) {
         let labelled: Vec<[usize; 3]> = region.iter().map(|&row| places[row]).collect();
-        write_volume(draft.path(), &grid, &labelled, &clustering, &report)?;
+        write_volume(draft.path(), &grid, &labelled, &choice, &report)?;
     }
     let subject = Manifest::read(job.encoder).map(|manifest| manifest.subject).unwrap_or_default();
     let manifest = draft.publish(Manifest {
@@ -160,20 +164,21 @@ pub fn run(
 }
 
 impl Report {
-    fn new(region: &Region, settings: &Settings, rows: &[usize], clustering: &Clustering) -> Self {
-        let fitted = &clustering.fitted;
+    fn new(region: &Region, settings: &Settings, rows: &[usize], choice: &Choice) -> Self {
+        let fitted = &choice.fitted;
         let members = |h: usize| rows.iter().zip(&fitted.labels).filter(move |(_, label)| **label == h);
-        let clusters =
-            (0..fitted.mixture.k()).map(|h| (name(region, h), members(h).map(|(&row, _)| row).collect())).collect();
+        let clusters = (0..fitted.mixture.means.len())
+            .map(|h| (name(region, h), members(h).map(|(&row, _)| row).collect()))
+            .collect();
         Self {
             region: region.clone(),
             settings: settings.clone(),
-            k: fitted.mixture.k(),
+            k: fitted.mixture.means.len(),
             kappa: fitted.mixture.kappa.clone(),
             alpha: fitted.mixture.alpha.clone(),
-            log_likelihood: fitted.log_likelihood,
-            iterations: fitted.iterations,
-            held_out: clustering.held_out.clone(),
+            log_likelihood: fitted.log_likelihood.last().copied().unwrap_or(f64::NAN),
+            iterations: fitted.log_likelihood.len(),
+            held_out: choice.held_out.iter().copied().collect(),
             cosines: fitted.mixture.cosines(),
             clusters,
         }
@@ -240,8 +245,9 @@ fn write_centres(path: &Path, mixture: &Mixture) -> Result<()> {
         source: std::io::Error::other(error),
     };
     let bytes = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let (k, tensors) = (mixture.k(), [&mixture.centres, &mixture.kappa, &mixture.alpha].map(|values| bytes(values)));
-    let shapes = [("centres", vec![k, mixture.width]), ("kappa", vec![k]), ("alpha", vec![k])];
+    let (k, centres) = (mixture.means.len(), mixture.means.concat());
+    let tensors = [&centres, &mixture.kappa, &mixture.alpha].map(|values| bytes(values));
+    let shapes = [("centres", vec![k, centres.len() / k.max(1)]), ("kappa", vec![k]), ("alpha", vec![k])];
     let mut views = Vec::new();
     for ((name, shape), bytes) in shapes.into_iter().zip(&tensors) {
         views.push((name, TensorView::new(Dtype::F64, shape, bytes).map_err(failed)?));
@@ -250,15 +256,9 @@ fn write_centres(path: &Path, mixture: &Mixture) -> Result<()> {
 }
 
 /// Label volume, names and picture; `places` are those of the clustered voxels.
-fn write_volume(
-    folder: &Path,
-    grid: &Path,
-    places: &[[usize; 3]],
-    clustering: &Clustering,
-    report: &Report,
-) -> Result<()> {
+fn write_volume(folder: &Path, grid: &Path, places: &[[usize; 3]], choice: &Choice, report: &Report) -> Result<()> {
     let set = Volume::read(grid)?;
-    let numbers: Vec<i16> = clustering.fitted.labels.iter().map(|&label| label as i16 + 1).collect();
+    let numbers: Vec<i16> = choice.fitted.labels.iter().map(|&label| label as i16 + 1).collect();
     let labels = set.grid.scatter(places, &numbers, 0)?;
     write_labels(&folder.join(LABELS), &set.grid, &labels)?;
     // A name ends at a space there.

@@ -1,95 +1,50 @@
-//! How to cluster.
+//! How clusters are looked for.
 
 use super::ClusterError;
-use serde::de::{self, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use std::fmt;
+use serde::{Deserialize, Serialize};
 
-/// What decides the clusters beside the rows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// The defaults are the paper's two clusters, with soft assignments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Number of clusters; of several, ascending, the one whose mixture gives rows it has not seen the highest likelihood. One number or a
-    /// list.
-    #[serde(deserialize_with = "one_or_several")]
+    /// Numbers of clusters; of several, the one with the highest likelihood of held-out voxels is taken.
     pub k: Vec<usize>,
-    pub assign: Assign,
-    /// Random starts, of which the most likely counts.
+    pub assign: Assignment,
+    /// Starts of the search, of which the one that ends with the highest likelihood counts.
     pub starts: usize,
+    /// Parts into which voxels are dealt to choose between several k: each is held out once.
+    pub folds: usize,
+    /// Names the starts and the parts.
     pub seed: u64,
-    /// At most so many from one start.
-    pub iterations: usize,
-    /// A fit has settled when the mean log-likelihood changes by less than this part of itself.
-    pub tolerance: f64,
 }
 
-/// How an iteration shares rows out.
+/// What the E step gives to a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Assign {
-    /// Each row to every cluster by its posterior probability.
+pub enum Assignment {
+    /// The share of every voxel that its posterior says: soft-moVMF.
     #[default]
     Soft,
-    /// Each row to its most probable cluster.
+    /// The voxels of which it is the likeliest: hard-moVMF.
     Hard,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { k: vec![2], assign: Assign::Soft, starts: 10, seed: 0, iterations: 200, tolerance: 1e-10 }
+        Self { k: vec![2], assign: Assignment::Soft, starts: 10, folds: 5, seed: 0 }
     }
 }
 
 impl Settings {
     /// # Errors
-    /// A number is out of its range.
+    /// A number is too small to mean anything.
     pub fn check(&self) -> Result<(), ClusterError> {
-        let setting = |key, found: String, expected| Err(ClusterError::Setting { key, found, expected });
-        let ascends = self.k.is_sorted_by(|a, b| a < b);
-        if self.k.is_empty() || !ascends || !self.k.iter().all(|k| (1..=1000).contains(k)) {
-            return setting("k", format!("{:?}", self.k), "numbers from 1 to 1000, ascending");
-        }
-        if !(1..=10_000).contains(&self.starts) {
-            return setting("starts", self.starts.to_string(), "a number from 1 to 10000");
-        }
-        if self.iterations == 0 {
-            return setting("iterations", "0".to_owned(), "at least 1");
-        }
-        if !(0.0..1.0).contains(&self.tolerance) {
-            return setting("tolerance", self.tolerance.to_string(), "a number from 0 to 1");
-        }
-        Ok(())
+        let least = |what, least, found| match found >= least {
+            true => Ok(()),
+            false => Err(ClusterError::Setting { what, least, found }),
+        };
+        least("k", 1, self.k.iter().copied().min().unwrap_or(0))?;
+        least("starts", 1, self.starts)?;
+        least("folds", 2, self.folds)
     }
-}
-
-fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
-    struct Numbers;
-
-    impl<'de> Visitor<'de> for Numbers {
-        type Value = Vec<usize>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number of clusters or a list of numbers")
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
-            let wrong = |_| E::invalid_value(de::Unexpected::Unsigned(number), &self);
-            Ok(vec![usize::try_from(number).map_err(wrong)?])
-        }
-
-        fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self::Value, E> {
-            let wrong = |_| E::invalid_value(de::Unexpected::Signed(number), &self);
-            Ok(vec![usize::try_from(number).map_err(wrong)?])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut numbers = Vec::new();
-            while let Some(number) = list.next_element()? {
-                numbers.push(number);
-            }
-            Ok(numbers)
-        }
-    }
-
-    deserializer.deserialize_any(Numbers)
 }

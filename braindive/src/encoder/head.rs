@@ -29,6 +29,7 @@ struct HeadConfig {
     image_size: Option<usize>,
     rois: BTreeMap<String, Vec<usize>>,
     clusters: BTreeMap<String, Vec<usize>>,
+    mask_voxels: BTreeMap<String, usize>,
 }
 
 impl Head {
@@ -99,6 +100,11 @@ impl Head {
     /// Named clusters of voxels, as [`Head::rois`].
     pub fn clusters(&self) -> &BTreeMap<String, Vec<usize>> {
         &self.config.clusters
+    }
+
+    /// Voxels of the whole masks of regions and clusters, where they hold more than the head predicts.
+    pub fn mask_voxels(&self) -> &BTreeMap<String, usize> {
+        &self.config.mask_voxels
     }
 
     /// Where in the subject's functional volume each voxel lies, if the head says so.

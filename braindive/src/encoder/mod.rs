@@ -1,5 +1,7 @@
 //! The brain encoder: image to voxels, and objectives over voxels.
 
+pub mod evaluate;
+pub mod fit;
 mod head;
 mod objective;
 mod volume;

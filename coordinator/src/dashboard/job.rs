@@ -4,20 +4,20 @@ use super::gallery::source;
 use super::layout::ago;
 use super::{Page, PageError, State, home, open};
 use crate::queue::view::moment::{duration, utc};
-use crate::queue::view::{Attempt, JobDetail, explain};
-use crate::report::number::activation;
+use crate::queue::view::{Attempt, JobDetail};
+use crate::report::number::{activation, thousands};
+use crate::spec::summary::plural;
 use axum::extract::{self, Path};
 use maud::{Markup, html};
 use protocol::ids::JobId;
-use protocol::outcome::{JobResult, SampleResult, SimulateResult};
+use protocol::outcome::{FolderResult, JobResult, SampleResult, SimulateResult};
 use serde_json::Value;
 
 pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<String>) -> Result<Page, PageError> {
     let (mut snapshot, frame) = open(&state).await?;
     let not_found = || PageError::NotFound { what: "job", name: id.clone() };
     let id: JobId = id.parse().map_err(|_| not_found())?;
-    let detail = snapshot.job(id).await?.ok_or_else(not_found)?;
-    let around = snapshot.surroundings(&detail).await?;
+    let (detail, explanation) = snapshot.explained(id).await?.ok_or_else(not_found)?;
     let job = &detail.job;
     let body = html! {
         div.title {
@@ -27,11 +27,12 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
                 a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
             }
             h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
-            p.lead { (with_code(&explain(&detail, &around, frame.now))) }
+            p.lead { (with_code(&explanation)) }
         }
         div.columns {
             @match &detail.result {
-                Some(JobResult::Sample(result)) => (picture(&detail, result)),
+                Some(JobResult::Sample(result) | JobResult::Score(result)) => (picture(&detail, result)),
+                Some(JobResult::Prepare(result) | JobResult::Fit(result) | JobResult::Cluster(result)) => (folder(result)),
                 Some(JobResult::Simulate(result)) => (noise(result)),
                 None => {},
             }
@@ -63,6 +64,37 @@ fn noise(result: &SimulateResult) -> Markup {
         section.panel.picture {
             img src=(source(&result.image_sha256)) alt="noise" width="320" height="320";
             p.muted { "A simulated job: the picture is noise, and nothing was computed." }
+        }
+    }
+}
+
+/// What a job made, beside its picture.
+fn folder(result: &FolderResult) -> Markup {
+    html! {
+        section.panel.picture {
+            img src=(source(&result.image_sha256)) alt="what was made" width="320" height="320";
+            dl.facts {
+                @for (name, value) in &result.summary { dt { (name.replace('_', " ")) } dd { b { (value) } } }
+                dt { "Folder" } dd { code { (result.out.display()) } }
+                dt { "Made by" } dd { (result.software) " on " (result.device) }
+            }
+            details {
+                summary { (plural(result.files.len() as u64, "file")) }
+                table {
+                    thead { tr { th { "File" } th.number { "Bytes" } th { "sha256" } } }
+                    tbody {
+                        @for file in &result.files {
+                            tr { td { (file.name) } td.number { (thousands(file.bytes)) } td { code.digest { (file.sha256) } } }
+                        }
+                    }
+                }
+            }
+            @if !result.inputs.is_empty() {
+                details {
+                    summary { "What was read" }
+                    dl.facts { @for (role, digest) in &result.inputs { dt { (role) } dd { code.digest { (digest) } } } }
+                }
+            }
         }
     }
 }
@@ -135,7 +167,7 @@ fn entry(number: usize, attempt: &Attempt, now: i64) -> Markup {
 
 fn parameters(detail: &JobDetail) -> Markup {
     let job = &detail.job;
-    let sampling = detail.spec.get("sampling").and_then(Value::as_object);
+    let sampling = ["sampling", "settings"].iter().find_map(|section| detail.spec.get(section)?.as_object());
     html! {
         section.panel {
             h2 { "Parameters" }

@@ -113,7 +113,7 @@ pub const CHECKS: [Check; 14] = [
                 WHERE breaker = 'closed' AND NOT EXISTS (
                     SELECT 1 FROM need WHERE need.condition_id = condition.id AND (
                         SELECT count(*) = 0 OR sum(state <> 'done') > 0 FROM job AS needed
-                        WHERE needed.condition_id = need.needs_condition_id))",
+                        WHERE needed.condition_id = need.needs_condition_id AND (NOT by_seed OR needed.seed = job.seed)))",
     },
     Check {
         name: "experiments",

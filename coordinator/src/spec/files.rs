@@ -42,18 +42,14 @@ impl Digests {
 
     /// The manifest of `folder` with the files `names`.
     pub fn folder(&mut self, folder: &Path, names: &[String]) -> io::Result<ModelFolder> {
-        let mut names: Vec<&String> = names.iter().collect();
-        names.sort();
-        let mut whole = Sha256::new();
         let mut files = Vec::with_capacity(names.len());
         for name in names {
             let (bytes, sha256) = self
                 .file(&folder.join(name))
                 .map_err(|error| io::Error::new(error.kind(), format!("reading {name}: {error}")))?;
-            whole.update(format!("{sha256}  {name}\n"));
             files.push(ModelFile { name: name.clone(), bytes, sha256 });
         }
-        Ok(ModelFolder { path: folder.to_owned(), digest: Digest::from_bytes(&whole.finalize().into()), files })
+        Ok(super::input::folder(folder, files))
     }
 
     fn hash(&self, path: &Path) -> io::Result<(u64, Digest)> {

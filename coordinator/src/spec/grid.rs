@@ -3,6 +3,7 @@
 use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located};
 use super::node::{Node, Value};
+use super::region::ClusterName;
 use super::sampling::Setting;
 use protocol::ids::Seed;
 use std::collections::HashSet;
@@ -57,25 +58,42 @@ impl Grid {
     }
 }
 
-/// Reads the `grid` section of an experiment whose `parameters` can be swept.
-pub fn read(node: &Node, parameters: &[&str], diagnostics: &mut Diagnostics) -> Grid {
-    let keys: Vec<&str> = ["subject", "region", "seed"].into_iter().chain(parameters.iter().copied()).collect();
+/// What a grid may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape<'a> {
+    /// Parameters that can be swept.
+    pub parameters: &'a [&'a str],
+    /// Whether jobs are about regions, or about whole subjects.
+    pub regions: bool,
+    /// The seed if none is given; `None`: one must be.
+    pub seed: Option<Seed>,
+}
+
+/// Reads the `grid` section. A grid without regions has one, without a name.
+pub fn read(node: &Node, shape: Shape<'_>, diagnostics: &mut Diagnostics) -> Grid {
+    let Shape { parameters, regions, seed } = shape;
+    let own = if regions { &["subject", "region", "seed"][..] } else { &["subject", "seed"] };
+    let keys = [own, parameters].concat();
     let Some(fields) = Fields::of(node, "`grid`", &keys, diagnostics) else { return Grid::default() };
-    let mut names = |key: &str, what: &str| match fields.required(key, diagnostics) {
-        Some(node) => node.distinct(&format!("`{key}`"), diagnostics, |item, d| item.name(what, d)),
-        None => Vec::new(),
+    let subjects = fields
+        .required("subject", diagnostics)
+        .map(|node| node.distinct("`subject`", diagnostics, |item, d| item.name("the name of a subject", d)));
+    let regions = match regions {
+        true => fields
+            .required("region", diagnostics)
+            .map(|node| node.distinct("`region`", diagnostics, region_name))
+            .unwrap_or_default(),
+        false => vec![Located { place: node.place, value: String::new() }],
     };
-    let mut grid = Grid {
-        subjects: names("subject", "the name of a subject"),
-        regions: names("region", "the name of a region"),
-        ..Grid::default()
-    };
+    let mut grid = Grid { subjects: subjects.unwrap_or_default(), regions, ..Grid::default() };
     for (key, value) in fields.iter().filter(|(key, _)| parameters.contains(&key.name.as_str())) {
         let values =
             value.distinct(&format!("`{}`", key.name), diagnostics, |item, d| Setting::read(&key.name, item, d));
         grid.axes.push(Axis { name: key.name.clone(), values });
     }
-    if let Some(node) = fields.required("seed", diagnostics) {
+    let seeds_node = if seed.is_some() { fields.get("seed") } else { fields.required("seed", diagnostics) };
+    grid.seeds.extend(seed.filter(|_| seeds_node.is_none()));
+    if let Some(node) = seeds_node {
         grid.seeds = seeds(node, diagnostics);
         let jobs = u128::from(grid.conditions()) * grid.seeds.len() as u128;
         if jobs > MOST_JOBS {
@@ -85,6 +103,14 @@ pub fn read(node: &Node, parameters: &[&str], diagnostics: &mut Diagnostics) -> 
         }
     }
     grid
+}
+
+/// A name, or that of a region's cluster.
+fn region_name(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
+    match &node.value {
+        Value::Text(text) if ClusterName::parse(text).is_some() => Some(text.clone()),
+        _ => node.name("the name of a region", diagnostics),
+    }
 }
 
 /// `{ start: 0, count: 500 }`, a list of numbers, or one number.

@@ -8,6 +8,8 @@ use std::{env, fs};
 
 /// Stands in a path for the subject's name.
 pub const SUBJECT: &str = "{subject}";
+/// Stands in the path of what a job makes for the region's name.
+pub const REGION: &str = "{region}";
 
 /// The `models` section; what is `None` is missing or wrong, and has been told.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,34 +20,42 @@ pub struct ModelNames {
     pub probe: Option<Located<String>>,
     /// Folder of the subject's functional volumes, for regions that are volume masks.
     pub volumes: Option<Located<String>>,
+    /// Folder with the clusters of the subject's regions, each in a folder of its own, for regions that are clusters.
+    pub clusters: Option<Located<String>>,
 }
 
-/// Reads the `models` section.
-pub fn read(node: &Node, diagnostics: &mut Diagnostics) -> ModelNames {
-    let keys = ["diffusion", "backbone", "encoder", "probe", "volumes"];
+/// Reads the `models` section, in which the models of `required` must stand and other keys may be among `optional`.
+pub fn read(node: &Node, required: &[&str], optional: &[&str], diagnostics: &mut Diagnostics) -> ModelNames {
+    let keys = [required, optional].concat();
     let Some(fields) = Fields::of(node, "`models`", &keys, diagnostics) else { return ModelNames::default() };
-    let mut required = |key: &str| fields.required(key, diagnostics).and_then(|node| path_name(node, key, diagnostics));
+    let mut named = |key: &str| {
+        let node = if required.contains(&key) { fields.required(key, diagnostics) } else { fields.get(key) };
+        node.and_then(|node| path_name(node, key, &[SUBJECT], diagnostics))
+    };
     ModelNames {
-        diffusion: required("diffusion"),
-        backbone: required("backbone"),
-        encoder: required("encoder"),
-        probe: required("probe"),
-        volumes: fields.get("volumes").and_then(|node| path_name(node, "volumes", diagnostics)),
+        diffusion: named("diffusion"),
+        backbone: named("backbone"),
+        encoder: named("encoder"),
+        probe: named("probe"),
+        volumes: named("volumes"),
+        clusters: named("clusters"),
     }
 }
 
-/// A path or hub name in which the only placeholder is `{subject}`.
-pub fn path_name(node: &Node, key: &str, diagnostics: &mut Diagnostics) -> Option<Located<String>> {
+/// A path or hub name that has no placeholders but those of `valid`.
+pub fn path_name(node: &Node, key: &str, valid: &[&str], diagnostics: &mut Diagnostics) -> Option<Located<String>> {
     let text = node.text(&format!("`{key}`"), diagnostics)?;
-    let rest = text.replace(SUBJECT, "");
+    let rest = valid.iter().fold(text.clone(), |rest, placeholder| rest.replace(placeholder, ""));
     if text.is_empty() || text.contains('\0') {
         diagnostics.mistake(node.place, format!("`{key}` cannot be empty")).note("expected a folder or a hub name");
         return None;
     }
     if rest.contains(['{', '}']) {
-        diagnostics
-            .mistake(node.place, format!("`{text}` has a placeholder that means nothing here"))
-            .note(format!("the only placeholder is {SUBJECT}"));
+        let only = match valid {
+            [one] => format!("the only placeholder is {one}"),
+            _ => format!("the placeholders are {}", valid.join(", ")),
+        };
+        diagnostics.mistake(node.place, format!("`{text}` has a placeholder that means nothing here")).note(only);
         return None;
     }
     Some(Located { place: node.place, value: text })
@@ -99,9 +109,9 @@ impl Whereabouts {
     pub fn path(&self, name: &str, subject: &str) -> PathBuf {
         let path = self.base.join(name.replace(SUBJECT, subject));
         // A link's own name is kept: it may say what its target's does not, for example `.nii.gz`.
-        match (path.parent().map(fs::canonicalize), path.file_name()) {
-            (Some(Ok(parent)), Some(name)) => parent.join(name),
-            _ => fs::canonicalize(&path).unwrap_or_else(|_| without_dots(&path)),
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => canonical(parent).join(name),
+            _ => canonical(&path),
         }
     }
 
@@ -135,6 +145,18 @@ impl Whereabouts {
             .missing
             .push(lacking);
         None
+    }
+}
+
+/// `path` with links followed and `..` worked out as far as it exists: it stays the same when the rest comes to exist.
+fn canonical(path: &Path) -> PathBuf {
+    if let Ok(path) = fs::canonicalize(path) {
+        return path;
+    }
+    let plain = without_dots(path);
+    match (plain.parent(), plain.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => plain,
     }
 }
 

@@ -2,13 +2,17 @@
 
 use super::bundle::Head;
 use super::diagnose::{Diagnostic, Diagnostics};
+use super::encoder::Encoder;
 use super::fields::Located;
 use super::files::Files;
-use super::model::{self, Whereabouts};
-use super::region::{Nifti, Region, Term, Volume, Voxels};
+use super::input::{self, Wanted};
+use super::known::Known;
+use super::model::{self, ModelNames, Whereabouts};
+use super::region::{ClusterName, Nifti, Region, Term, Volume, Voxels};
 use super::volume;
-use protocol::job::{self, Objective, Preset, VolumeMask, VoxelSet};
+use protocol::job::{self, Input, Kind, Objective, Preset, VolumeMask, VoxelSet};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// A region of one subject: what [`Objective`] is made of, for any preset.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +27,8 @@ struct ResolvedTerm {
 #[derive(Debug, Clone, PartialEq)]
 enum ResolvedVoxels {
     Rows { rows: Vec<u32>, mask_voxels: u32 },
+    Roi(String),
+    Cluster { clusters: Input, number: u32 },
     Volume(VolumeMask),
 }
 
@@ -38,6 +44,10 @@ impl Resolved {
                     denominator: if whole_mask_mean { *mask_voxels } else { rows.len() as u32 },
                     rows: rows.clone(),
                 },
+                ResolvedVoxels::Roi(name) => VoxelSet::Roi { name: name.clone(), whole_mask_mean },
+                ResolvedVoxels::Cluster { clusters, number } => {
+                    VoxelSet::Cluster { clusters: clusters.clone(), number: *number }
+                }
                 ResolvedVoxels::Volume(mask) => VoxelSet::Volume(VolumeMask { whole_mask_mean, ..mask.clone() }),
             },
         });
@@ -50,9 +60,10 @@ impl Resolved {
 pub struct Subject<'a> {
     pub name: &'a str,
     /// `None` if it is missing, which has been told.
-    pub head: Option<&'a Head>,
-    pub volumes: Option<&'a Located<String>>,
+    pub encoder: Option<&'a Encoder>,
+    pub models: &'a ModelNames,
     pub places: &'a Whereabouts,
+    pub known: &'a Known,
 }
 
 impl Subject<'_> {
@@ -69,10 +80,14 @@ impl Subject<'_> {
             .iter()
             .map(|term| {
                 let voxels = match &term.value.voxels {
+                    Voxels::Roi(roi) if matches!(self.encoder, Some(Encoder::ToMake(_))) => {
+                        Some(ResolvedVoxels::Roi(roi.clone()))
+                    }
                     Voxels::Roi(roi) => self.named("ROI", |head| &head.rois, name, roi, term, diagnostics),
                     Voxels::Cluster(cluster) => {
                         self.named("cluster", |head| &head.clusters, name, cluster, term, diagnostics)
                     }
+                    Voxels::ClusterOf(cluster) => self.cluster(name, cluster, term, files, diagnostics),
                     Voxels::Rows(rows) => self.rows(name, rows, rows.len() as u32, term, diagnostics),
                     Voxels::Volume(volume) => self.volume(name, volume, term, files, diagnostics),
                 };
@@ -91,7 +106,17 @@ impl Subject<'_> {
         term: &Located<Term>,
         diagnostics: &mut Diagnostics,
     ) -> Option<ResolvedVoxels> {
-        let head = self.head?;
+        let Encoder::Here(head) = self.encoder? else {
+            diagnostics
+                .mistake(
+                    term.place,
+                    format!("the encoder of subject {} is still to be made: it has no {kind}s yet", self.name),
+                )
+                .note(format!(
+                    "asked for by region `{region}`; clusters that an experiment makes are written `food/cluster:1`"
+                ));
+            return None;
+        };
         let lists = lists(head);
         let Some(listed) = lists.get(name) else {
             diagnostics
@@ -124,7 +149,9 @@ impl Subject<'_> {
         term: &Located<Term>,
         diagnostics: &mut Diagnostics,
     ) -> Option<ResolvedVoxels> {
-        let head = self.head?;
+        let Encoder::Here(head) = self.encoder? else {
+            return Some(ResolvedVoxels::Rows { rows: rows.to_vec(), mask_voxels });
+        };
         let Some(&last) = rows.last() else {
             self.empty(region, term, diagnostics).note(format!("its list in {} is empty", head.config.display()));
             return None;
@@ -154,7 +181,7 @@ impl Subject<'_> {
             let path = match nifti {
                 Nifti::File(path) => self.places.path(path, self.name),
                 Nifti::Named { folder, name } => {
-                    let Some(volumes) = self.volumes else {
+                    let Some(volumes) = &self.models.volumes else {
                         diagnostics
                             .mistake(term.place, format!("region `{region}` needs `volumes` under `models`"))
                             .note(
@@ -174,34 +201,13 @@ impl Subject<'_> {
             Some((map, threshold)) => Some((open(map)?, *threshold)),
             None => None,
         };
-        let (mask, head) = (mask?, self.head?);
+        let (mask, encoder) = (mask?, self.encoder?);
         let selection = volume::Selection {
             mask: &mask.voxels,
             labels: &volume.labels,
             above: above.as_ref().map(|(map, threshold)| (&map.voxels, *threshold)),
         };
-        match selection.count(head.voxel_ijk.as_deref()) {
-            Ok(count) if count.in_mask == 0 => {
-                self.empty(region, term, diagnostics).note(format!("no voxel of {} fits", mask.path.display()));
-                return None;
-            }
-            Ok(count) if count.predicted == 0 => {
-                self.empty(region, term, diagnostics).note(format!(
-                    "voxels of {} that fit: {}; the head {} predicts none of them",
-                    mask.path.display(),
-                    count.in_mask,
-                    head.path.display()
-                ));
-                return None;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                diagnostics
-                    .mistake(term.place, format!("region `{region}` of subject {}: {error}", self.name))
-                    .note(format!("mask {}, head {}", mask.path.display(), head.path.display()));
-                return None;
-            }
-        }
+        self.check(region, &selection, &mask.path, encoder, term, diagnostics)?;
         Some(ResolvedVoxels::Volume(VolumeMask {
             mask: mask.path.clone(),
             mask_sha256: mask.sha256.clone(),
@@ -211,5 +217,64 @@ impl Subject<'_> {
             t_above: above.as_ref().map(|(_, threshold)| *threshold),
             whole_mask_mean: false,
         }))
+    }
+
+    /// Whether the selection has voxels, and the head predicts any of them; the second only where there is a head to look at.
+    fn check(
+        &self,
+        region: &str,
+        selection: &volume::Selection<'_>,
+        mask: &Path,
+        encoder: &Encoder,
+        term: &Located<Term>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<()> {
+        let head = encoder.head();
+        let voxel_ijk = head.map_or(Some(&[][..]), |head| head.voxel_ijk.as_deref());
+        match (selection.count(voxel_ijk), head) {
+            (Ok(count), _) if count.in_mask == 0 => {
+                self.empty(region, term, diagnostics).note(format!("no voxel of {} fits", mask.display()))
+            }
+            (Ok(count), Some(head)) if count.predicted == 0 => self.empty(region, term, diagnostics).note(format!(
+                "voxels of {} that fit: {}; the head {} predicts none of them",
+                mask.display(),
+                count.in_mask,
+                head.path.display()
+            )),
+            (Ok(_), _) => return Some(()),
+            (Err(error), head) => {
+                let head = head.map_or_else(String::new, |head| format!(", head {}", head.path.display()));
+                diagnostics
+                    .mistake(term.place, format!("region `{region}` of subject {}: {error}", self.name))
+                    .note(format!("mask {}{head}", mask.display()))
+            }
+        };
+        None
+    }
+
+    fn cluster(
+        &self,
+        region: &str,
+        cluster: &ClusterName,
+        term: &Located<Term>,
+        files: &mut Files<'_>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<ResolvedVoxels> {
+        let Some(clusters) = &self.models.clusters else {
+            diagnostics
+                .mistake(term.place, format!("region `{region}` needs `clusters` under `models`"))
+                .note("expected the folder with the clusters of the subject's regions, for example ../derived/clusters/{subject}");
+            return None;
+        };
+        let path = self.places.path(&clusters.value, self.name).join(&cluster.region);
+        let wanted = Wanted { key: "clusters", kind: Kind::Cluster, subject: self.name, place: clusters.place };
+        let clusters = input::find(&path, wanted, self.known, diagnostics)?;
+        if let Input::Content(folder) = &clusters {
+            let map = files.volume(&folder.path.join("clusters.nii.gz"), term.place, diagnostics)?;
+            let labels = [i32::try_from(cluster.number).unwrap_or(i32::MAX)];
+            let selection = volume::Selection { mask: &map.voxels, labels: &labels, above: None };
+            self.check(region, &selection, &map.path, self.encoder?, term, diagnostics)?;
+        }
+        Some(ResolvedVoxels::Cluster { clusters, number: cluster.number })
     }
 }

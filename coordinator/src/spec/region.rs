@@ -2,7 +2,7 @@
 
 use super::diagnose::Diagnostics;
 use super::fields::{Fields, Located, entries, is_name, not_a_name};
-use super::model;
+use super::model::{self, SUBJECT};
 use super::node::{Key, Node, Value};
 use protocol::probe::ProbeClass;
 
@@ -28,9 +28,28 @@ pub enum Voxels {
     Roi(String),
     /// An index list of that name under `clusters` of the encoder's config.json.
     Cluster(String),
+    /// A cluster below `models.clusters`.
+    ClusterOf(ClusterName),
     /// Rows of the head.
     Rows(Vec<u32>),
     Volume(Volume),
+}
+
+/// A cluster of a region, written `food/cluster:1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterName {
+    pub region: String,
+    /// From 1.
+    pub number: u32,
+}
+
+impl ClusterName {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (region, number) = text.split_once("/cluster:")?;
+        let plain = !number.is_empty() && !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse().ok().filter(|_| plain)?;
+        is_name(region).then(|| Self { region: region.to_owned(), number })
+    }
 }
 
 /// A mask in the subject's functional volume.
@@ -55,7 +74,8 @@ const TERM_KEYS: [&str; 10] =
     ["roi", "cluster", "voxels", "volume", "mask", "labels", "t_map", "t_above", "weight", "prefers"];
 const KINDS: [&str; 5] = ["roi", "cluster", "voxels", "volume", "mask"];
 
-/// The `regions` section, in the file's order. A region with a mistake is `None`, so that the grid may still name it.
+/// The `regions` section, in the file's order. A region with a mistake is `None`, so that the grid may still name it. `probes`: the
+/// classes that a region may prefer, if they are known.
 pub fn read(
     node: &Node,
     probes: Option<&[ProbeClass]>,
@@ -109,7 +129,7 @@ fn terms(what: &str, node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<L
 
 fn preferred(node: &Node, probes: Option<&[ProbeClass]>, diagnostics: &mut Diagnostics) -> Option<String> {
     let class = node.text("`prefers`", diagnostics)?;
-    let probes = probes?;
+    let Some(probes) = probes else { return Some(class) };
     if probes.iter().any(|probe| probe.name == class) {
         return Some(class);
     }
@@ -147,7 +167,9 @@ fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnost
     }
     let voxels = match kind {
         "roi" => value.text("`roi`", diagnostics).map(Voxels::Roi),
-        "cluster" => value.text("`cluster`", diagnostics).map(Voxels::Cluster),
+        "cluster" => value
+            .text("`cluster`", diagnostics)
+            .map(|name| ClusterName::parse(&name).map_or(Voxels::Cluster(name), Voxels::ClusterOf)),
         "voxels" => rows(value, diagnostics).map(Voxels::Rows),
         "volume" => {
             let name = value.name("the name of a label volume", diagnostics);
@@ -155,7 +177,7 @@ fn term(what: &str, node: &Node, fields: &Fields<'_>, diagnostics: &mut Diagnost
             volume_of(mask, fields, diagnostics).map(Voxels::Volume)
         }
         _ => {
-            let mask = model::path_name(value, "mask", diagnostics).map(|path| Nifti::File(path.value));
+            let mask = model::path_name(value, "mask", &[SUBJECT], diagnostics).map(|path| Nifti::File(path.value));
             volume_of(mask, fields, diagnostics).map(Voxels::Volume)
         }
     };
@@ -177,7 +199,7 @@ fn volume_of(mask: Option<Nifti>, fields: &Fields<'_>, diagnostics: &mut Diagnos
         labels
     });
     let t_map = fields.get("t_map").map(|node| {
-        let path = model::path_name(node, "t_map", diagnostics)?.value;
+        let path = model::path_name(node, "t_map", &[SUBJECT], diagnostics)?.value;
         let is_file = path.ends_with(".nii.gz") || path.ends_with(".nii");
         Some(if is_file { Nifti::File(path) } else { Nifti::Named { folder: "", name: path } })
     });

@@ -9,6 +9,10 @@ use super::region::{self, Region};
 use super::sampling::{self, PARAMETERS, Setting};
 use protocol::probe::ProbeClass;
 
+/// Models that every sample needs.
+const MODELS: [&str; 4] = ["diffusion", "backbone", "encoder", "probe"];
+const SHAPE: grid::Shape<'static> = grid::Shape { parameters: &PARAMETERS, regions: true, seed: None };
+
 /// What is sampled, before the files that the sections name are looked at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampleDraft {
@@ -26,8 +30,10 @@ pub struct SampleDraft {
 impl SampleDraft {
     /// Reads the sections; `place` is the experiment's.
     pub fn read(fields: &Fields<'_>, place: Place, diagnostics: &mut Diagnostics) -> Self {
-        let models = fields.required("models", diagnostics).map(|node| model::read(node, diagnostics));
-        let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, &PARAMETERS, diagnostics));
+        let models = fields
+            .required("models", diagnostics)
+            .map(|node| model::read(node, &MODELS, &["volumes", "clusters"], diagnostics));
+        let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, SHAPE, diagnostics));
         let grid = grid.unwrap_or_default();
         let probes = match fields.get("probes") {
             Some(node) => probes::read(node, diagnostics),

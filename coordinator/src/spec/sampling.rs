@@ -82,7 +82,9 @@ impl Setting {
             "text_guidance" => {
                 node.number(&what, "a number, 1 or more", |s| s >= 1.0, diagnostics).map(Self::TextGuidance)
             }
-            "init_image" => model::path_name(node, name, diagnostics).map(|path| Self::InitImage(path.value)),
+            "init_image" => {
+                model::path_name(node, name, &[model::SUBJECT], diagnostics).map(|path| Self::InitImage(path.value))
+            }
             "strength" => {
                 let fits = |strength| 0.0 < strength && strength <= 1.0;
                 node.number(&what, "a number above 0, at most 1", fits, diagnostics).map(Self::Strength)

@@ -25,7 +25,9 @@ pub struct SimulateDraft {
 
 impl SimulateDraft {
     pub fn read(fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Self {
-        let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, &[], diagnostics));
+        let grid = fields
+            .required("grid", diagnostics)
+            .map(|node| grid::read(node, grid::Shape { parameters: &[], regions: true, seed: None }, diagnostics));
         let mut draft =
             Self { grid: grid.unwrap_or_default(), seconds: 0.0, spread: 0.0, fail: BTreeMap::new(), bytes: 0 };
         if let Some(node) = fields.required("simulate", diagnostics) {

@@ -4,13 +4,20 @@ use super::draft::{Draft, Work};
 use super::fields::Located;
 use super::sample::SampleDraft;
 use super::sampling::{self, Setting};
+use crate::plan::{Plan, PlannedCondition};
 use protocol::job::Kind;
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Seconds of one guided 512 × 512 image of 50 steps on a V100: Luo et al. 2023, supplement (compute), give 20 to 30.
 const REFERENCE_SECONDS: f64 = 25.0;
 const REFERENCE_STEPS: f64 = 50.0;
 const REFERENCE_PIXELS: f64 = 512.0 * 512.0;
+
+/// One pass of the image towers, generously.
+const SCORE_SECONDS: f64 = 0.1;
+/// Nobody knows before the first is done: data and settings differ too much.
+const FOLDER_SECONDS: f64 = 3600.0;
 
 /// The size of an experiment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,7 +33,8 @@ pub struct Summary {
     pub conditions: u64,
     pub seeds: u64,
     pub jobs: u64,
-    /// Of samples the mean over the conditions, scaled from the reference by steps × pixels; of simulated jobs what the file says.
+    /// Of samples the mean over the conditions, scaled from the reference by steps × pixels; of simulated jobs what the file says; of
+    /// others a guess.
     pub assumed_seconds_per_image: f64,
     pub budget_gpu_hours: Option<f64>,
 }
@@ -49,22 +57,45 @@ pub struct Estimate {
 }
 
 impl Summary {
-    /// The size of `draft`, which has no mistakes.
-    pub fn of(draft: &Draft) -> Self {
+    /// The size of `draft`, which has no mistakes. Scores are as many as `plan` says: the file has no grid.
+    pub fn of(draft: &Draft, plan: Option<&Plan>) -> Self {
         let assumed_seconds_per_image = match &draft.work {
+            Work::Folder(_) => FOLDER_SECONDS,
             Work::Sample(sample) => seconds_per_sample(sample),
+            Work::Score(_) => SCORE_SECONDS,
             Work::Simulate(simulate) => simulate.seconds,
         };
-        let grid = draft.grid();
-        let axes = grid.axes.iter();
-        let (conditions, seeds) = (grid.conditions(), grid.seeds.len() as u64);
+        let distinct = |name: fn(&PlannedCondition) -> &str| {
+            let names = plan.iter().flat_map(|plan| &plan.conditions).map(name);
+            names.collect::<BTreeSet<_>>().len() as u64
+        };
+        let size = match draft.grid() {
+            Some(grid) => {
+                let axes =
+                    grid.axes.iter().map(|axis| Axis { name: axis.name.clone(), values: axis.values.len() as u64 });
+                let (subjects, regions) = (grid.subjects.len() as u64, grid.regions.len() as u64);
+                (subjects, regions, axes.collect(), grid.conditions(), grid.seeds.len() as u64)
+            }
+            None => {
+                let conditions = plan.map_or(0, |plan| plan.conditions.len() as u64);
+                let seeds = plan.map_or(0, |plan| plan.seeds.len() as u64);
+                (
+                    distinct(|condition| &condition.subject),
+                    distinct(|condition| &condition.region),
+                    Vec::new(),
+                    conditions,
+                    seeds,
+                )
+            }
+        };
+        let (subjects, regions, axes, conditions, seeds) = size;
         Self {
             name: draft.name.clone(),
             kind: draft.kind(),
             needs: draft.needs.iter().map(|need| need.value.clone()).collect(),
-            subjects: grid.subjects.len() as u64,
-            regions: grid.regions.len() as u64,
-            axes: axes.map(|axis| Axis { name: axis.name.clone(), values: axis.values.len() as u64 }).collect(),
+            subjects,
+            regions,
+            axes,
             conditions,
             seeds,
             jobs: conditions.saturating_mul(seeds),
@@ -82,6 +113,8 @@ impl Summary {
                     Kind::Sample => {
                         "assumed: 25 s per guided 512 px image of 50 steps on a V100, scaled by steps × pixels"
                     }
+                    Kind::Score => "assumed: 0.1 s per image",
+                    Kind::Prepare | Kind::Fit | Kind::Cluster => "assumed: an hour per job, until the first is done",
                     Kind::Simulate => "as the file says; nothing is computed",
                 };
                 (self.assumed_seconds_per_image, basis)

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 use protocol::ids::Digest;
-use protocol::job::{Condition, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
+use protocol::job::{Condition, Input, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
 use protocol::outcome::{JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::probe::ProbeClass;
 use sqlx::SqlitePool;
@@ -256,7 +256,7 @@ pub fn spec(subject: &str, region: &str, gamma: f64) -> Condition {
         models: Models {
             diffusion: folder("sd"),
             backbone: folder("clip"),
-            encoder: folder("encoder"),
+            encoder: Input::Content(folder("encoder")),
             probe: folder("coca"),
         },
         objective: Objective {

@@ -39,7 +39,7 @@ impl Sqlite {
 
 /// The claim as a worker knows it.
 fn known(given: Given) -> ClaimedJob {
-    ClaimedJob { job: given.job, fence: given.fence, attempt: 1, condition: ConditionId(0), seed: Seed(0) }
+    ClaimedJob { job: given.job, fence: given.fence, attempt: 1, condition: ConditionId(0), seed: Seed(0), image: None }
 }
 
 impl Table for Sqlite {

@@ -6,7 +6,9 @@ use coordinator::queue::{Clock, Queue, Settings};
 use protocol::claim::{Claim, ClaimedJob, Register};
 use protocol::heartbeat::{Activity, Heartbeat, Held, Progress};
 use protocol::ids::{ConditionId, Digest, Seed, WorkerId};
-use protocol::job::{Condition, Kind, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet};
+use protocol::job::{
+    Condition, Input, Kind, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet,
+};
 use protocol::outcome::{Completed, Failed, FailureClass, JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::collections::BTreeMap;
@@ -64,7 +66,7 @@ fn condition(experiment: &str, number: u8) -> PlannedCondition {
             models: Models {
                 diffusion: folder("sd"),
                 backbone: folder("clip"),
-                encoder: folder("encoder"),
+                encoder: Input::Content(folder("encoder")),
                 probe: folder("coca"),
             },
             objective: Objective {

@@ -6,7 +6,7 @@ use coordinator::spec::files::Digests;
 use coordinator::spec::summary::Summary;
 use coordinator::spec::{self, Loaded, volume};
 use proptest::prelude::*;
-use protocol::job::{Condition, Preset, SampleCondition, VoxelSet};
+use protocol::job::{Condition, Input, Models, Preset, SampleCondition, VoxelSet};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::fs;
@@ -44,7 +44,9 @@ fn the_miniature_is_ten_conditions_and_160_jobs_with_the_digests_of_its_files() 
     let VoxelSet::Rows { rows, denominator } = &first.objective.terms[0].voxels else { panic!("{first:?}") };
     assert_eq!((rows.clone(), *denominator), ((0..60).collect(), 60));
 
-    for (role, folder) in first.models.folders() {
+    let Models { diffusion, backbone, encoder, probe } = &first.models;
+    let Input::Content(encoder) = encoder else { panic!("{encoder:?}") };
+    for (role, folder) in [("diffusion", diffusion), ("backbone", backbone), ("encoder", encoder), ("probe", probe)] {
         let mut lines = String::new();
         assert!(folder.files.is_sorted_by_key(|file| &file.name), "{role}");
         for file in &folder.files {
@@ -100,7 +102,7 @@ fn every_missing_file_of_the_papers_experiment_is_listed() {
     let loaded = super::read_in(&root.join("experiments"), &text);
     assert!(loaded.plan.is_none());
     let draft = loaded.draft.as_ref().unwrap();
-    assert_eq!((draft.grid().conditions(), draft.grid().seeds.len()), (8, 500));
+    assert_eq!((draft.grid().unwrap().conditions(), draft.grid().unwrap().seeds.len()), (8, 500));
     assert!(loaded.diagnostics.found().iter().all(|found| found.severity == Severity::Missing));
     let missing: Vec<_> = loaded.diagnostics.found().iter().flat_map(|found| &found.missing).collect();
     let data = root.join("data");
@@ -224,7 +226,7 @@ regions: { mix: { terms: [{ roi: a }, { roi: b, weight: -1 }, { cluster: c, weig
         let condition = sample(&loaded, index);
         let terms = condition.objective.terms.iter().map(|term| match &term.voxels {
             VoxelSet::Rows { rows, denominator } => (term.weight, rows.clone(), *denominator),
-            VoxelSet::Volume(_) => panic!("{term:?}"),
+            _ => panic!("{term:?}"),
         });
         let [a, b, c] = denominators;
         let expected = [(1.0, vec![0, 1], a), (-1.0, vec![2], b), (0.5, vec![1, 3], c)];
@@ -456,7 +458,7 @@ fn an_image_to_start_from_that_is_missing_damaged_or_of_another_size_is_told() {
     }
     let sound = read("square.png", "size: 32");
     assert_eq!(sound.plan.as_ref().unwrap().conditions.len(), 2);
-    let seconds = |loaded: &Loaded| Summary::of(loaded.draft.as_ref().unwrap()).assumed_seconds_per_image;
+    let seconds = |loaded: &Loaded| Summary::of(loaded.draft.as_ref().unwrap(), None).assumed_seconds_per_image;
     assert_eq!(seconds(&sound), 0.75 * seconds(&super::read(&miniature(FACE))), "half and all of the steps are run");
 
     let vae = "sd/vae/diffusion_pytorch_model.safetensors";

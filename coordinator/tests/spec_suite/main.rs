@@ -8,8 +8,9 @@ mod simulate;
 mod submit;
 
 use coordinator::spec::files::Digests;
-use coordinator::spec::model::{HubCache, Whereabouts};
-use coordinator::spec::{self, Loaded};
+use coordinator::spec::known::Known;
+use coordinator::spec::model::HubCache;
+use coordinator::spec::{Loaded, Opened};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,8 @@ fn no_hub() -> HubCache {
 /// Reads `text` as the experiment file `x.yaml` in `base`.
 fn read_in(base: &Path, text: &str) -> Loaded {
     thread_local!(static DIGESTS: RefCell<Digests> = RefCell::new(Digests::default()));
-    let places = Whereabouts { base: base.to_owned(), hub: no_hub() };
-    DIGESTS.with_borrow_mut(|digests| spec::read(Path::new("x.yaml"), text, &places, digests))
+    let opened = Opened::read(Path::new("x.yaml"), text, base);
+    DIGESTS.with_borrow_mut(|digests| opened.plan(&no_hub(), &Known::default(), digests))
 }
 
 /// Reads `text` as an experiment file beside the miniature's.

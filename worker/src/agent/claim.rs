@@ -66,16 +66,16 @@ impl Agent {
     /// Puts claimed jobs where the slots find them; gives them back if the worker drains by now.
     async fn accept(&self, claimed: Claimed) {
         let conditions: HashMap<_, _> =
-            claimed.conditions.into_iter().map(|(id, condition)| (id, Arc::new(condition))).collect();
+            claimed.conditions.into_iter().map(|known| (known.id, (known.key, Arc::new(known.spec)))).collect();
         let mut jobs = Vec::new();
         for job in claimed.jobs {
-            let Some(condition) = conditions.get(&job.condition) else {
+            let Some((key, condition)) = conditions.get(&job.condition) else {
                 tracing::error!(job = %job.job, "the coordinator sent a job without its condition; ignored");
                 continue;
             };
             self.seen.note(job.condition, condition.clone());
             let control = self.held.insert(job.job, job.fence);
-            jobs.push(Work { job, condition: condition.clone(), control });
+            jobs.push(Work { job, key: key.clone(), condition: condition.clone(), image: None, control });
         }
         if let Err(batches) = self.ready.push(into_batches(jobs, self.batch as usize)) {
             self.release(attempts(batches)).await;

@@ -173,15 +173,17 @@ impl Courier {
             Ending::Completed(done) => done,
         };
         let started = Instant::now();
-        let digest = done.result.image();
-        let png = match &parcel.held {
-            Hold::Memory(png) => png.clone().unwrap_or_default(),
-            Hold::Spooled(kept) => {
-                let (kept, digest) = (kept.clone(), digest.clone());
-                on_a_thread(move || kept.image(&digest)).await?
-            }
-        };
-        self.client.upload(digest, png).await?;
+        if done.result.brings_image() {
+            let digest = done.result.image();
+            let png = match &parcel.held {
+                Hold::Memory(png) => png.clone().unwrap_or_default(),
+                Hold::Spooled(kept) => {
+                    let (kept, digest) = (kept.clone(), digest.clone());
+                    on_a_thread(move || kept.image(&digest)).await?
+                }
+            };
+            self.client.upload(digest, png).await?;
+        }
         let mut result = done.result.clone();
         result.seconds_mut().uploading = started.elapsed().as_secs_f64();
         Ok(self.client.result(&Completed { result, ..done.clone() }).await?)

@@ -9,6 +9,7 @@ mod claim;
 mod deadline;
 mod deliver;
 mod drain;
+mod fetch;
 mod gaps;
 mod heartbeat;
 mod held;

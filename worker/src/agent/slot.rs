@@ -41,8 +41,11 @@ pub async fn serve(agent: Arc<Agent>) {
 }
 
 impl Agent {
-    /// Runs a batch on a thread of its own.
-    async fn compute(&self, batch: Batch) -> Vec<(Work, Result<Product, TaskError>)> {
+    /// Fetches what a batch works on and runs it on a thread of its own.
+    async fn compute(&self, mut batch: Batch) -> Vec<(Work, Result<Product, TaskError>)> {
+        if let Err(error) = self.fetch(&mut batch).await {
+            return batch.into_iter().map(|work| (work, Err(error.clone()))).collect();
+        }
         for Work { job, control, .. } in &batch {
             tracing::info!(job = %job.job, seed = %job.seed, attempt = job.attempt, "started");
             control.begin(batch.len());
@@ -64,7 +67,7 @@ impl Agent {
         match outcome {
             Ok(Product { png, mut result }) => {
                 result.seconds_mut().waiting = waiting.as_secs_f64();
-                self.courier.deliver(Ending::Completed(Completed { worker, job, fence, result }), Some(png)).await;
+                self.courier.deliver(Ending::Completed(Completed { worker, job, fence, result }), png).await;
             }
             Err(TaskError::Stopped) => tracing::info!(%job, "dropped"),
             Err(TaskError::Failed { class, message, mut seconds }) => {

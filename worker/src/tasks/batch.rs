@@ -2,16 +2,18 @@
 
 use super::deviations::deviations;
 use super::facts::Facts;
-use super::models::{Loaded, Shelf, ShelfError};
+use super::models::{Loaded, Shelf, ShelfError, digests};
 use super::objective::resolve;
 use super::sample::{Order, product, timed};
 use super::start::noise;
-use super::{Product, TaskError, Work, class_of};
+use super::{Product, TaskError, Work};
+use braindive::Error;
 use braindive::sampler::{self, Memory, Sample, Step};
-use braindive::{Error, ErrorKind};
+use protocol::ids::Digest;
 use protocol::job::{SampleCondition, Sampling};
-use protocol::outcome::{FailureClass, PhaseSeconds};
+use protocol::outcome::PhaseSeconds;
 use protocol::version::SOFTWARE;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -44,7 +46,7 @@ pub fn run(
             let mut job = job?;
             let sample = samples.next().unwrap_or(Err(Error::Stopped { step: 0 }));
             let done = sample.and_then(|sample| job.finish(sample, device));
-            done.map_err(|error| failed(error.into(), job.seconds))
+            done.map_err(|error| ShelfError::from(error).end(job.seconds))
         })
         .collect()
 }
@@ -54,6 +56,8 @@ struct Job<'a> {
     work: &'a Work,
     condition: &'a SampleCondition,
     models: Loaded,
+    /// Of the models, by role.
+    digests: BTreeMap<&'static str, Digest>,
     order: Order<'a>,
     seconds: PhaseSeconds,
 }
@@ -61,23 +65,22 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn prepare(shelf: &Shelf, work: &'a Work, condition: &'a SampleCondition) -> Result<Self, TaskError> {
         let mut seconds = PhaseSeconds::default();
-        let prepared = timed(&mut seconds.loading, || {
+        let prepared = timed(&mut seconds.loading, || -> Result<_, ShelfError> {
             let models = shelf.get(condition)?;
             let objective = resolve(&condition.objective, &condition.region, &models.encoder)?;
             let noise = noise(&condition.sampling, work.job.seed, &models)?;
             let order = Order::new(&condition.sampling, objective, noise, &condition.probes, &models)?;
-            Ok((models, order))
+            Ok((models, order, digests(&condition.models)?))
         });
         match prepared {
-            Ok((models, order)) => Ok(Self { work, condition, models, order, seconds }),
-            Err(error) => Err(failed(error, seconds)),
+            Ok((models, order, digests)) => Ok(Self { work, condition, models, digests, order, seconds }),
+            Err(error) => Err(error.end(seconds)),
         }
     }
 
     fn finish(&mut self, sample: Sample, device: &str) -> Result<Product, Error> {
         let (order, asked) = (&self.order, &self.condition.sampling);
         let painted = order.score(sample, &self.models, &mut self.seconds)?;
-        let models = self.condition.models.folders();
         let facts = Facts {
             subject: Some(&self.condition.subject),
             region: Some(&self.condition.region),
@@ -85,7 +88,7 @@ impl<'a> Job<'a> {
             sampling: asked,
             effective_gamma: order.objective.effective_gamma(asked.gamma),
             scores: &painted.scores,
-            models: models.map(|(role, folder)| (role, folder.digest.clone())).into(),
+            models: self.digests.clone(),
             software: SOFTWARE,
         };
         let deviations = deviations(asked, &order.objective, self.models.diffusion.dtype);
@@ -137,14 +140,4 @@ fn together(
         Ok(if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     };
     sampler::sample(&first.models.diffusion, &first.models.encoder.backbone, &parameters, &items, observer)
-}
-
-fn failed(error: ShelfError, seconds: PhaseSeconds) -> TaskError {
-    let class = match &error {
-        ShelfError::Load(error) if error.kind() == ErrorKind::Stopped => return TaskError::Stopped,
-        ShelfError::Changed { .. } | ShelfError::Missing { .. } => FailureClass::BadInput,
-        ShelfError::Unreadable { .. } => FailureClass::Io,
-        ShelfError::Load(error) => class_of(error),
-    };
-    TaskError::Failed { class, message: error.to_string(), seconds }
 }

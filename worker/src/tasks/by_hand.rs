@@ -56,7 +56,7 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    write("image.png", &product.png)?;
+    write("image.png", &product.png.unwrap_or_default())?;
     write("result.json", &serde_json::to_vec_pretty(&product.result)?)?;
     if let Some(recording) = recording {
         let tensors = finish(recording, request, &models, &order, &painted)?;

@@ -1,7 +1,7 @@
 //! `worker cluster`: clusters of a region of an encoder, by hand.
 
 use anyhow::Context;
-use braindive::cluster::{self, Assign, Job, Region, Report, Settings};
+use braindive::cluster::{self, Assignment, Job, Region, Report, Settings};
 use clap::Args;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -66,11 +66,10 @@ impl Cluster {
             settings.k.clone_from(&self.k);
         }
         if self.hard {
-            settings.assign = Assign::Hard;
+            settings.assign = Assignment::Hard;
         }
         settings.starts = self.starts.unwrap_or(settings.starts);
         settings.seed = self.seed.unwrap_or(settings.seed);
-        settings.check()?;
         Ok(settings)
     }
 }
@@ -93,8 +92,7 @@ fn table(report: &Report) -> String {
         );
     }
     for (k, likelihood) in &report.held_out {
-        let likelihood = likelihood.map_or("a cluster was lost".to_owned(), |likelihood| format!("{likelihood:.4}"));
-        let _ = writeln!(text, "k = {k}: log-likelihood of a voxel that was left out {likelihood}");
+        let _ = writeln!(text, "k = {k}: log-likelihood of a voxel that was left out {likelihood:.4}");
     }
     text
 }

@@ -1,7 +1,7 @@
 //! What a PNG says of itself: only what decides or describes the image, so that two attempts at a job give equal bytes.
 //! Worker and seconds stand in the result's row.
 
-use super::score::Scores;
+use super::scores::Scores;
 use braindive::image::{ImageError, RgbImage8, png};
 use protocol::ids::{Digest, Seed};
 use protocol::job::Sampling;

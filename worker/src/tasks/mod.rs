@@ -5,18 +5,21 @@ pub mod by_hand;
 pub mod cluster;
 mod deviations;
 mod facts;
+mod input;
 pub mod models;
 mod objective;
 pub mod request;
 mod request_objective;
 mod sample;
 mod score;
+mod scores;
 mod simulate;
 mod start;
 
 use crate::control::Control;
 use models::Shelf;
 use protocol::claim::ClaimedJob;
+use protocol::ids::Digest;
 use protocol::job::{Condition, SampleCondition, SimulateCondition};
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds};
 use std::sync::Arc;
@@ -24,7 +27,8 @@ use std::sync::Arc;
 /// What a finished job gave.
 #[derive(Debug)]
 pub struct Product {
-    pub png: Vec<u8>,
+    /// The image that the result names, if the job made it.
+    pub png: Option<Vec<u8>>,
     /// Complete but for the seconds spent on uploading.
     pub result: JobResult,
 }
@@ -64,7 +68,11 @@ impl TaskError {
 #[derive(Debug, Clone)]
 pub struct Work {
     pub job: ClaimedJob,
+    /// Key of the condition.
+    pub key: Digest,
     pub condition: Arc<Condition>,
+    /// The file of the image to score, once it is fetched.
+    pub image: Option<Arc<[u8]>>,
     pub control: Arc<Control>,
 }
 
@@ -116,16 +124,23 @@ impl DeviceRunner {
 
 impl Runner for DeviceRunner {
     fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
+        let mut outcomes = Vec::with_capacity(batch.len());
         let mut sampled: Vec<(&Work, &SampleCondition)> = Vec::new();
         let mut simulated: Vec<(&Work, &SimulateCondition)> = Vec::new();
         for work in batch {
             match &*work.condition {
                 Condition::Sample(condition) => sampled.push((work, condition)),
                 Condition::Simulate(condition) => simulated.push((work, condition)),
+                Condition::Score(condition) => {
+                    outcomes.push(score::run(&self.shelf, &self.device, work, condition));
+                }
+                Condition::Prepare(_) | Condition::Fit(_) | Condition::Cluster(_) => {
+                    outcomes.push(Err(unable(work.condition.kind())));
+                }
             }
         }
-        // A batch holds one kind, so that one of the two is empty.
-        let mut outcomes = simulate::run(&self.device, &simulated);
+        // A batch holds one kind, so that all but one are empty.
+        outcomes.extend(simulate::run(&self.device, &simulated));
         outcomes.extend(batch::run(&self.shelf, &self.device, self.memory_limit, &sampled));
         outcomes
     }
@@ -133,6 +148,8 @@ impl Runner for DeviceRunner {
     fn is_loaded(&self, condition: &Condition) -> bool {
         match condition {
             Condition::Sample(condition) => self.shelf.holds(condition),
+            Condition::Score(condition) => self.shelf.holds_judges(&condition.scored),
+            Condition::Prepare(_) | Condition::Fit(_) | Condition::Cluster(_) => false,
             Condition::Simulate(_) => true,
         }
     }
@@ -148,4 +165,9 @@ fn class_of(error: &braindive::Error) -> FailureClass {
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
     }
+}
+
+fn unable(kind: protocol::job::Kind) -> TaskError {
+    let message = format!("this worker does no jobs of kind {kind}");
+    TaskError::Failed { class: FailureClass::Bug, message, seconds: PhaseSeconds::default() }
 }

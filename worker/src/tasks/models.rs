@@ -1,8 +1,11 @@
 //! The models that a worker holds in memory: verified against the job's digests, loaded once, shared by all slots.
 
-use super::objective::unchanged;
+use super::input::{self, unchanged, verify, verify_where};
 use super::start::image_latents;
+use super::{TaskError, class_of};
+use braindive::ErrorKind;
 use braindive::encoder::{Encoder, Head};
+use braindive::folder::FolderError;
 use braindive::models::text::TextEncoder;
 use braindive::models::tokenizer::{Dialect, Tokenizer};
 use braindive::models::vit::VisionTransformer;
@@ -10,9 +13,11 @@ use braindive::probe::{Probe, PromptClass};
 use braindive::sampler::{Diffusion, Footprint};
 use braindive::{DType, Device, Error, Tensor};
 use protocol::ids::Digest;
-use protocol::job::{ModelFolder, Models, Precision, SampleCondition};
+use protocol::job::{Models, Precision, SampleCondition};
+use protocol::outcome::{FailureClass, PhaseSeconds};
 use protocol::probe::ProbeClass;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -29,8 +34,35 @@ pub enum ShelfError {
     Changed { path: PathBuf, found: Digest, expected: Digest },
     #[error("cannot read {path}: {source}")]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is not there, though the job that makes it ({origin}) is done; was it moved or removed? Put it back, or make it again", path.display())]
+    NotMade { path: PathBuf, origin: String },
+    #[error(
+        "{} was made by another job than was expected: its manifest says {found}, the experiment was submitted for {expected}; restore that \
+         folder, or submit again",
+        path.display()
+    )]
+    Origin { path: PathBuf, found: String, expected: String },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error(transparent)]
     Load(#[from] braindive::Error),
+}
+
+impl ShelfError {
+    /// How a job ends that meets it, after so many seconds.
+    pub fn end(self, seconds: PhaseSeconds) -> TaskError {
+        let class = match &self {
+            Self::Load(error) if error.kind() == ErrorKind::Stopped => return TaskError::Stopped,
+            Self::Changed { .. } | Self::Missing { .. } | Self::NotMade { .. } | Self::Origin { .. } => {
+                FailureClass::BadInput
+            }
+            Self::Unreadable { .. } => FailureClass::Io,
+            Self::Folder(error) if error.is_io() => FailureClass::Io,
+            Self::Folder(_) => FailureClass::BadInput,
+            Self::Load(error) => class_of(error),
+        };
+        TaskError::Failed { class, message: self.to_string(), seconds }
+    }
 }
 
 /// Everything that a condition computes with.
@@ -68,10 +100,45 @@ struct Places {
     diffusion: Place<(Digest, Precision), Arc<Diffusion>>,
     backbone: Place<Digest, Arc<VisionTransformer>>,
     probe: Place<(Digest, Digest, Vec<ProbeClass>), Arc<Probe>>,
-    encoders: Recent<[Digest; 2], Arc<Encoder>>,
+    encoders: Recent<(Digest, String), Arc<Encoder>>,
     prompts: Recent<(Digest, String), PromptEmbeds>,
     images: Recent<[Digest; 2], Tensor>,
     footprints: Recent<(Digest, Precision, Digest), Footprint>,
+}
+
+impl Places {
+    fn encoder(&mut self, models: &Models, device: &Device) -> Result<Arc<Encoder>, ShelfError> {
+        let folder = &models.backbone.path;
+        if self.backbone.as_ref().is_some_and(|(digest, _)| *digest != models.backbone.digest) {
+            // They hold the backbone that is about to go.
+            self.encoders = Recent::default();
+        }
+        let backbone = only(&mut self.backbone, models.backbone.digest.clone(), || {
+            verify(&models.backbone)?;
+            Ok::<_, ShelfError>(Arc::new(VisionTransformer::load(folder, DType::F32, device)?))
+        })?;
+        self.encoders.get(encoder_key(models), || {
+            input::check(&models.encoder)?;
+            let head = Head::load(models.encoder.path(), DType::F32, device)?;
+            Ok(Arc::new(Encoder::new(backbone, folder, head)?))
+        })
+    }
+
+    /// `check`: whether the tokenizer is as it was submitted, where nobody has looked yet.
+    fn probe(
+        &mut self,
+        condition: &SampleCondition,
+        device: &Device,
+        check: impl FnOnce() -> Result<(), ShelfError>,
+    ) -> Result<Arc<Probe>, ShelfError> {
+        let models = &condition.models;
+        only(&mut self.probe, probe_key(condition), || {
+            check()?;
+            verify(&models.probe)?;
+            let probe = load_probe(&models.probe.path, &models.diffusion.path, &condition.probes, device)?;
+            Ok(Arc::new(probe))
+        })
+    }
 }
 
 /// Room for one value and its key.
@@ -154,6 +221,23 @@ impl Shelf {
         diffusion && probe && places.encoders.holds(&encoder_key(models))
     }
 
+    /// Whether the models that score a condition's images are in memory.
+    pub fn holds_judges(&self, condition: &SampleCondition) -> bool {
+        let Ok(places) = self.places.try_lock() else { return false };
+        places.probe.as_ref().is_some_and(|(key, _)| *key == probe_key(condition))
+            && places.encoders.holds(&encoder_key(&condition.models))
+    }
+
+    /// The models that score a condition's images: no networks that make any.
+    pub fn judges(&self, condition: &SampleCondition) -> Result<(Arc<Encoder>, Arc<Probe>), ShelfError> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let encoder = places.encoder(&condition.models, &self.device)?;
+        let probe = places.probe(condition, &self.device, || {
+            verify_where(&condition.models.diffusion, |name| name.starts_with("tokenizer/"))
+        })?;
+        Ok((encoder, probe))
+    }
+
     /// The condition's models, from memory or from disk. Slots that ask at the same time wait for one load.
     pub fn get(&self, condition: &SampleCondition) -> Result<Loaded, ShelfError> {
         let (models, device) = (&condition.models, &self.device);
@@ -179,25 +263,8 @@ impl Shelf {
             }
             _ => None,
         };
-        let folder = &models.backbone.path;
-        if places.backbone.as_ref().is_some_and(|(digest, _)| *digest != models.backbone.digest) {
-            // They hold the backbone that is about to go.
-            places.encoders = Recent::default();
-        }
-        let backbone = only(&mut places.backbone, models.backbone.digest.clone(), || {
-            verify(&models.backbone)?;
-            Ok::<_, ShelfError>(Arc::new(VisionTransformer::load(folder, DType::F32, device)?))
-        })?;
-        let encoder = places.encoders.get(encoder_key(models), || {
-            verify(&models.encoder)?;
-            let head = Head::load(&models.encoder.path, DType::F32, device)?;
-            Ok::<_, ShelfError>(Arc::new(Encoder::new(backbone, folder, head)?))
-        })?;
-        let probe = only(&mut places.probe, probe_key(condition), || {
-            verify(&models.probe)?;
-            let probe = load_probe(&models.probe.path, &models.diffusion.path, &condition.probes, device)?;
-            Ok::<_, ShelfError>(Arc::new(probe))
-        })?;
+        let encoder = places.encoder(models, device)?;
+        let probe = places.probe(condition, device, || Ok(()))?;
         Ok(Loaded { diffusion, prompt, image_latents, encoder, probe })
     }
 
@@ -227,8 +294,8 @@ fn diffusion_key(condition: &SampleCondition) -> (Digest, Precision) {
     (condition.models.diffusion.digest.clone(), condition.sampling.precision)
 }
 
-fn encoder_key(models: &Models) -> [Digest; 2] {
-    [models.backbone.digest.clone(), models.encoder.digest.clone()]
+fn encoder_key(models: &Models) -> (Digest, String) {
+    (models.backbone.digest.clone(), models.encoder.identity())
 }
 
 fn probe_key(condition: &SampleCondition) -> (Digest, Digest, Vec<ProbeClass>) {
@@ -236,16 +303,14 @@ fn probe_key(condition: &SampleCondition) -> (Digest, Digest, Vec<ProbeClass>) {
     (models.probe.digest.clone(), models.diffusion.digest.clone(), condition.probes.clone())
 }
 
-/// Checks every file of a folder against the digest that the experiment was submitted with.
-fn verify(folder: &ModelFolder) -> Result<(), ShelfError> {
-    for file in &folder.files {
-        let path = folder.path.join(&file.name);
-        let found = sha256(&path)?;
-        if found != file.sha256 {
-            return Err(ShelfError::Changed { path, found, expected: file.sha256.clone() });
-        }
-    }
-    Ok(())
+/// What results say of the models, by role.
+pub fn digests(models: &Models) -> Result<BTreeMap<&'static str, Digest>, ShelfError> {
+    Ok(BTreeMap::from([
+        ("diffusion", models.diffusion.digest.clone()),
+        ("backbone", models.backbone.digest.clone()),
+        ("encoder", input::digest(&models.encoder)?),
+        ("probe", models.probe.digest.clone()),
+    ]))
 }
 
 /// sha256 of a file, read in pieces.
@@ -269,25 +334,6 @@ pub fn sha256(path: &Path) -> Result<Digest, ShelfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::job::ModelFile;
-
-    fn folder(path: &Path, sha256: Digest) -> ModelFolder {
-        let files = vec![ModelFile { name: "weights".into(), bytes: 3, sha256: sha256.clone() }];
-        ModelFolder { path: path.to_owned(), digest: sha256, files }
-    }
-
-    #[test]
-    fn a_file_that_changed_or_vanished_since_the_submit_is_named() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("weights");
-        std::fs::write(&path, "abc").unwrap();
-        let submitted = folder(place.path(), sha256(&path).unwrap());
-        assert!(verify(&submitted).is_ok());
-        std::fs::write(&path, "abd").unwrap();
-        assert!(matches!(verify(&submitted), Err(ShelfError::Changed { path: named, .. }) if named == path));
-        std::fs::remove_file(&path).unwrap();
-        assert!(matches!(verify(&submitted), Err(ShelfError::Missing { path: named }) if named == path));
-    }
 
     #[test]
     fn what_was_used_last_is_remembered_and_the_rest_forgotten() {

@@ -1,10 +1,10 @@
 //! The experiment's objective in terms of the head's rows.
 
-use super::models::{ShelfError, sha256};
-use braindive::encoder::{Encoder, Objective, Term, Threshold, VolumeMask};
-use protocol::ids::Digest;
-use protocol::job::{self, VoxelSet};
-use std::path::Path;
+use super::input::{self, unchanged};
+use super::models::ShelfError;
+use braindive::Error;
+use braindive::encoder::{Encoder, Head, Objective, Term, Threshold, VolumeMask};
+use protocol::job::{self, Input, VoxelSet};
 
 /// Resolves masks in the subject's volume; row lists were resolved when the experiment was submitted.
 pub fn resolve(objective: &job::Objective, region: &str, encoder: &Encoder) -> Result<Objective, ShelfError> {
@@ -12,6 +12,12 @@ pub fn resolve(objective: &job::Objective, region: &str, encoder: &Encoder) -> R
         let (voxels, denominator) = match &term.voxels {
             VoxelSet::Rows { rows, denominator } => {
                 (rows.iter().map(|&row| row as usize).collect(), *denominator as usize)
+            }
+            VoxelSet::Roi { name, whole_mask_mean } => named(name, *whole_mask_mean, &encoder.head)?,
+            VoxelSet::Cluster { clusters, number } => {
+                let rows = clustered(clusters, *number, &encoder.head)?;
+                let voxels = rows.len();
+                (rows, voxels)
             }
             VoxelSet::Volume(volume) => masked(volume, encoder)?,
         };
@@ -33,11 +39,22 @@ fn masked(volume: &job::VolumeMask, encoder: &Encoder) -> Result<(Vec<usize>, us
     Ok((found.rows, denominator))
 }
 
-/// The file must have the content that was submitted.
-pub(super) fn unchanged(path: &Path, expected: &Digest) -> Result<(), ShelfError> {
-    let found = sha256(path)?;
-    if found == *expected {
-        return Ok(());
-    }
-    Err(ShelfError::Changed { path: path.to_owned(), found, expected: expected.clone() })
+/// An ROI of the head by its name.
+fn named(name: &str, whole_mask_mean: bool, head: &Head) -> Result<(Vec<usize>, usize), ShelfError> {
+    let Some(rows) = head.rois().get(name) else {
+        let known = head.rois().keys().cloned().collect();
+        return Err(
+            Error::NoSuchRegion { head: head.path().to_owned(), kind: "ROI", name: name.to_owned(), known }.into()
+        );
+    };
+    let mask_voxels = head.mask_voxels().get(name).copied().unwrap_or(rows.len());
+    Ok((rows.clone(), if whole_mask_mean { mask_voxels } else { rows.len() }))
+}
+
+/// The voxels of a cluster, all of which a head of the same subject predicts.
+fn clustered(clusters: &Input, number: u32, head: &Head) -> Result<Vec<usize>, ShelfError> {
+    input::check(clusters)?;
+    let mask = clusters.path().join("clusters.nii.gz");
+    let labels = vec![i32::try_from(number).unwrap_or(i32::MAX)];
+    Ok(VolumeMask { mask, labels, threshold: None }.rows_of(head).map_err(Error::from)?.rows)
 }

@@ -3,7 +3,7 @@
 use super::Product;
 use super::facts::Facts;
 use super::models::Loaded;
-use super::score::Scores;
+use super::scores::Scores;
 use super::start::start;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
@@ -103,7 +103,7 @@ impl<'a> Order<'a> {
     pub fn score(&self, sample: Sample, models: &Loaded, seconds: &mut PhaseSeconds) -> Result<Painted, Error> {
         timed(&mut seconds.scoring, || {
             let image = RgbImage8::from_tensor(&sample.image)?;
-            let scores = Scores::of(&image, models, &self.objective, self.classes)?;
+            let scores = Scores::of(&image, &models.encoder, &models.probe, &self.objective, self.classes)?;
             Ok(Painted { sample, image, scores })
         })
     }
@@ -131,7 +131,7 @@ pub fn product(
         deviations,
         software: SOFTWARE.to_owned(),
     };
-    Ok(Product { png, result: JobResult::Sample(Box::new(result)) })
+    Ok(Product { png: Some(png), result: JobResult::Sample(Box::new(result)) })
 }
 
 /// Runs `work` and adds the wall seconds that it took.

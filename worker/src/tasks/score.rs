@@ -1,46 +1,52 @@
-//! What the encoder and the probe say of a saved image.
+//! Jobs that score an image of another job with other models: what encoder and probe say of the very file that is stored.
 
-use super::models::Loaded;
-use braindive::encoder::Objective;
-use braindive::image::RgbImage8;
-use braindive::{DType, Error};
-use protocol::outcome::ProbeResult;
-use protocol::probe::ProbeClass;
-use serde::Serialize;
-use std::collections::BTreeMap;
+use super::models::{Shelf, ShelfError, digests};
+use super::objective::resolve;
+use super::sample::timed;
+use super::scores::Scores;
+use super::{Product, TaskError, Work};
+use braindive::image::png;
+use protocol::job::ScoreCondition;
+use protocol::outcome::{FailureClass, JobResult, PhaseSeconds, SampleResult};
+use protocol::version::SOFTWARE;
 
-/// Scores of the 8-bit image, as everybody who opens the file sees it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Scores {
-    /// The objective, z-scored beta units.
-    pub activation: f64,
-    /// Mean over the voxels of every named ROI of the subject.
-    pub roi_activation: BTreeMap<String, f64>,
-    pub probe: ProbeResult,
-}
-
-impl Scores {
-    /// `classes` are those that the probe was loaded with.
-    pub fn of(
-        image: &RgbImage8,
-        models: &Loaded,
-        objective: &Objective,
-        classes: &[ProbeClass],
-    ) -> Result<Self, Error> {
-        let encoder = &models.encoder;
-        let voxels = encoder.voxels(&image.to_tensor(&models.diffusion.device)?)?;
-        let voxels: Vec<f64> = voxels.squeeze(0)?.to_dtype(DType::F64)?.to_vec1()?;
-        let mean = |rows: &[usize]| rows.iter().map(|&row| voxels[row]).sum::<f64>() / rows.len() as f64;
-        let rois = encoder.head.rois().iter().filter(|(_, rows)| !rows.is_empty());
-        let said = models.probe.classify(image)?;
-        Ok(Self {
-            activation: objective.value(&voxels),
-            roi_activation: rois.map(|(name, rows)| (name.clone(), mean(rows))).collect(),
-            probe: ProbeResult {
-                class: classes[said.class].name.clone(),
-                class_similarity: said.class_similarity,
-                similarity: said.similarity,
-            },
-        })
-    }
+/// Runs one job, whose image has been fetched.
+pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition) -> Result<Product, TaskError> {
+    let (Some(named), Some(file)) = (&work.job.image, &work.image) else {
+        let message = "the coordinator did not say which image to score".to_owned();
+        return Err(TaskError::Failed { class: FailureClass::Bug, message, seconds: PhaseSeconds::default() });
+    };
+    let scored = &condition.scored;
+    let mut seconds = PhaseSeconds::default();
+    let judged = timed(&mut seconds.loading, || -> Result<_, ShelfError> {
+        let (encoder, probe) = shelf.judges(scored)?;
+        let objective = resolve(&scored.objective, &scored.region, &encoder)?;
+        // Names rows that the head lacks, as guidance would.
+        objective.target(&encoder.head)?;
+        Ok((encoder, probe, objective, digests(&scored.models)?))
+    });
+    let (encoder, probe, objective, models) = judged.map_err(|error| error.end(seconds))?;
+    let scores = timed(&mut seconds.scoring, || -> Result<_, braindive::Error> {
+        let (image, _) = png::decode(file)?;
+        Scores::of(&image, &encoder, &probe, &objective, &scored.probes)
+    });
+    let Scores { activation, roi_activation, probe } = scores.map_err(|error| ShelfError::from(error).end(seconds))?;
+    work.control.report(1, 1);
+    let result = SampleResult {
+        image_sha256: named.sha256.clone(),
+        activation,
+        roi_activation,
+        probe,
+        models: models
+            .into_iter()
+            .filter(|(role, _)| *role != "diffusion")
+            .map(|(role, digest)| (role.to_owned(), digest))
+            .collect(),
+        effective_gamma: named.effective_gamma,
+        seconds,
+        device: device.to_owned(),
+        deviations: Vec::new(),
+        software: SOFTWARE.to_owned(),
+    };
+    Ok(Product { png: None, result: JobResult::Score(Box::new(result)) })
 }

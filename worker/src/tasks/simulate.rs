@@ -56,7 +56,7 @@ fn finish(
     })?;
     let image_sha256 = Digest::from_bytes(&Sha256::digest(&png).into());
     let result = SimulateResult { image_sha256, seconds, device: device.to_owned(), software: SOFTWARE.to_owned() };
-    Ok(Product { png, result: JobResult::Simulate(result) })
+    Ok(Product { png: Some(png), result: JobResult::Simulate(result) })
 }
 
 fn duration(condition: &SimulateCondition, seed: u64) -> Duration {

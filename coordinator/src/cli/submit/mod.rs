@@ -7,9 +7,10 @@ use crate::queue::access::{Access, Preview};
 use crate::queue::view::{self, Snapshot};
 use crate::spec::diagnose::nearest;
 use crate::spec::files::Digests;
+use crate::spec::known::{Known, Standing};
 use crate::spec::model::HubCache;
 use crate::spec::summary::Summary;
-use crate::spec::{self, Loaded};
+use crate::spec::{self, Loaded, Opened};
 use anyhow::Context;
 use report::{FileReport, Report};
 use std::collections::HashMap;
@@ -58,9 +59,10 @@ impl Args {
 
     /// What [`Args::run`] does, without the printing.
     pub async fn execute(&self, hub: &HubCache, digests: &mut Digests) -> anyhow::Result<Report> {
-        let mut loaded: Vec<Loaded> = self.files.iter().map(|path| spec::load(path, hub, digests)).collect();
-        refuse_same_names(&mut loaded);
-        tell_missing_needs(&mut loaded, &self.database.db).await?;
+        let mut opened: Vec<Opened> = self.files.iter().map(|path| spec::open(path)).collect();
+        refuse_same_names(&mut opened);
+        let known = known(&opened, &self.database.db).await?;
+        let loaded = plan_in_turn(opened, known, &self.database.db, |opened, known| opened.plan(hub, known, digests));
         let mistakes = loaded.iter().any(|file| file.diagnostics.has_mistakes());
         let missing = loaded.iter().any(|file| !file.diagnostics.is_empty());
         let exit_code = match (mistakes, missing, self.dry_run) {
@@ -90,7 +92,7 @@ impl Args {
     /// Submits one file, or looks up what submitting it would do; without a table, neither.
     async fn file(&self, loaded: Loaded, table: Option<&Access>) -> anyhow::Result<FileReport> {
         let Loaded { path, diagnostics, draft, plan } = loaded;
-        let experiment = draft.as_ref().map(Summary::of);
+        let experiment = draft.as_ref().map(|draft| Summary::of(draft, plan.as_ref()));
         let at = || format!("the experiment of {}", path.display());
         let (mut preview, mut submitted) = (None, None);
         match (&plan, table) {
@@ -111,40 +113,79 @@ impl Args {
     }
 }
 
-/// What an experiment needs must be in the job table at `db`, or among the files before its own.
-async fn tell_missing_needs(loaded: &mut [Loaded], db: &Path) -> anyhow::Result<()> {
-    let needs = |file: &Loaded| file.draft.as_ref().is_some_and(|draft| !draft.needs.is_empty());
-    let mut known = Vec::new();
-    if loaded.iter().any(needs) && db.exists() {
+/// What the job table at `db` has of the experiments that the files need.
+async fn known(opened: &[Opened], db: &Path) -> anyhow::Result<Known> {
+    let mut known = Known::default();
+    if opened.iter().any(|file| file.needs().next().is_some()) && db.exists() {
         let reader = view::open(db).await?;
-        known = Snapshot::take(&reader).await?.experiment_names().await?;
+        let mut snapshot = Snapshot::take(&reader).await?;
+        for name in opened.iter().flat_map(Opened::needs) {
+            if let Some(needed) = snapshot.planned(name).await? {
+                known.insert(name.to_owned(), needed);
+            }
+        }
+        // Others may be what was meant.
+        for name in snapshot.experiment_names().await? {
+            known.name(name);
+        }
         reader.close().await;
     }
-    for file in loaded {
-        let Some(draft) = &file.draft else { continue };
-        for need in draft.needs.iter().filter(|need| !known.contains(&need.value)) {
-            let message = format!("there is no experiment `{}` in {}", need.value, db.display());
-            let found = file.diagnostics.missing(need.place, message);
-            if let Some(nearest) = nearest(&need.value, &known.iter().map(String::as_str).collect::<Vec<_>>()) {
-                found.note(format!("did you mean `{nearest}`?"));
+    Ok(known)
+}
+
+/// Plans file after file, each with those before it known.
+fn plan_in_turn(
+    opened: Vec<Opened>,
+    mut known: Known,
+    db: &Path,
+    mut plan: impl FnMut(Opened, &Known) -> Loaded,
+) -> Vec<Loaded> {
+    let mut loaded = Vec::with_capacity(opened.len());
+    for mut file in opened {
+        tell_missing_needs(&mut file, &known, db);
+        let name = file.draft.as_ref().map(|draft| draft.name.clone());
+        let file = plan(file, &known);
+        if let Some(name) = name {
+            match &file.plan {
+                Some(plan) => known.insert(name, plan.into()),
+                None => known.unplanned(name, &file.path),
             }
-            found.note("submit it first, or name its file before this one");
-            file.plan = None;
         }
-        known.push(draft.name.clone());
+        loaded.push(file);
     }
-    Ok(())
+    loaded
+}
+
+/// What an experiment needs must be in the job table, or among the files before its own.
+fn tell_missing_needs(file: &mut Opened, known: &Known, db: &Path) {
+    let Some(draft) = &file.draft else { return };
+    for need in &draft.needs {
+        match known.standing(&need.value) {
+            Standing::Known => {}
+            Standing::Unplanned(path) => {
+                let message = format!("`{}` cannot be planned as it stands in {}", need.value, path.display());
+                file.diagnostics.missing(need.place, message).note("mend that file first");
+            }
+            Standing::Missing { names } => {
+                let message = format!("there is no experiment `{}` in {}", need.value, db.display());
+                let found = file.diagnostics.missing(need.place, message);
+                if let Some(nearest) = nearest(&need.value, &names) {
+                    found.note(format!("did you mean `{nearest}`?"));
+                }
+                found.note("submit it first, or name its file before this one");
+            }
+        }
+    }
 }
 
 /// Two files with one name would be one experiment, the second replacing the first.
-fn refuse_same_names(loaded: &mut [Loaded]) {
+fn refuse_same_names(opened: &mut [Opened]) {
     let mut first: HashMap<String, PathBuf> = HashMap::new();
-    for file in loaded {
+    for file in opened {
         let Some(draft) = &file.draft else { continue };
         if let Some(earlier) = first.get(&draft.name) {
             let message = format!("the experiment is named `{}`, as the one in {}", draft.name, earlier.display());
             file.diagnostics.mistake(draft.name_place, message).note("give each experiment a name of its own");
-            file.plan = None;
         } else {
             first.insert(draft.name.clone(), file.path.clone());
         }

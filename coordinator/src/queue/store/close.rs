@@ -152,7 +152,7 @@ impl Store {
     /// Whether other conditions need the job's.
     async fn insert_result(&mut self, done: &Completed, counted: bool) -> Result<bool> {
         let body = serde_json::to_string(&done.result).map_err(|error| corrupt("a result", error))?;
-        let scores = done.result.sample();
+        let scores = done.result.scores();
         let needed: Option<bool> = sqlx::query_scalar(
             "INSERT INTO result (job_id, condition_id, fence, counted, worker_id, image_sha256, activation, effective_gamma,
                                  probe_class, body, created_at)
@@ -250,8 +250,11 @@ fn require_finite(job: JobId, result: &JobResult) -> Result<()> {
     let finite = |values: &[f64]| values.iter().all(|value| value.is_finite());
     let PhaseSeconds { waiting, loading, sampling, scoring, uploading } = *result.seconds();
     let mut fields = vec![("phase in seconds", finite(&[waiting, loading, sampling, scoring, uploading]))];
-    if let Some(result) = result.sample() {
+    if let Some(result) = result.scores() {
         fields.extend(finite_scores(result, finite));
+    }
+    if let Some(folder) = result.folder() {
+        fields.push(("summary", folder.summary.values().all(|value| value.is_finite())));
     }
     match fields.into_iter().find(|(_, finite)| !finite) {
         Some((field, _)) => Err(QueueError::NonFinite { job, field }),

@@ -7,7 +7,7 @@ use crate::queue::pace;
 #[cfg(doc)]
 use crate::queue::share;
 use crate::queue::state::{Event, Job, State, apply};
-use protocol::claim::{Claim, Claimed, ClaimedJob, Never, Register};
+use protocol::claim::{Claim, Claimed, ClaimedCondition, ClaimedJob, Never, Register};
 use protocol::heartbeat::{Activity, Heartbeat, HeartbeatReply};
 use protocol::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
 use protocol::job::Condition;
@@ -250,15 +250,29 @@ impl Store {
         let before = claimed.jobs.len();
         for job in ready {
             let (id, condition) = (JobId(job.id), ConditionId(job.condition_id));
-            if !claimed.conditions.iter().any(|(known, _)| *known == condition) {
-                match self.spec(condition).await? {
-                    Some(spec) => claimed.conditions.push((condition, spec)),
+            let known = claimed.conditions.iter().position(|known| known.id == condition);
+            let place = match known {
+                Some(place) => place,
+                None => {
+                    let Some(spec) = self.spec(condition).await? else {
+                        self.open_breaker(condition).await?;
+                        continue;
+                    };
+                    claimed.conditions.push(spec);
+                    claimed.conditions.len() - 1
+                }
+            };
+            let image = match &claimed.conditions[place].spec {
+                Condition::Score(_) => match self.image_to_score(condition, job.seed).await? {
+                    Some(image) => Some(image),
                     None => {
+                        tracing::error!(job = %id, "there is no image that the job could score; its condition's jobs are blocked");
                         self.open_breaker(condition).await?;
                         continue;
                     }
-                }
-            }
+                },
+                _ => None,
+            };
             // A claim asks nothing of the losses' limit.
             let from = Job {
                 state: State::Ready,
@@ -291,6 +305,7 @@ impl Store {
                 attempt: u32::try_from(fence.0).unwrap_or(u32::MAX),
                 condition,
                 seed: Seed(job.seed.cast_unsigned()),
+                image,
             });
         }
         let jobs = claimed.jobs.len() - before;
@@ -307,22 +322,24 @@ impl Store {
         Ok(())
     }
 
-    /// A condition's spec; `None` if it is not one of this version's.
-    async fn spec(&mut self, id: ConditionId) -> Result<Option<Condition>> {
-        if let Some(spec) = self.specs.get(&id) {
-            return Ok(Some(spec.clone()));
+    /// A condition with its spec; `None` if that is not one of this version's.
+    async fn spec(&mut self, id: ConditionId) -> Result<Option<ClaimedCondition>> {
+        if let Some(condition) = self.specs.get(&id) {
+            return Ok(Some(condition.clone()));
         }
-        let spec: String = sqlx::query_scalar("SELECT spec FROM condition WHERE id = ?")
+        let (key, spec): (String, String) = sqlx::query_as("SELECT key, spec FROM condition WHERE id = ?")
             .bind(id.0)
             .fetch_one(&mut self.connection)
             .await?;
+        let key = key.parse().map_err(|error| corrupt(format!("condition {id}"), error))?;
         match serde_json::from_str::<Condition>(&spec) {
             Ok(spec) => {
                 if self.specs.len() == MAX_SPECS {
                     self.specs.clear();
                 }
-                self.specs.insert(id, spec.clone());
-                Ok(Some(spec))
+                let condition = ClaimedCondition { id, key, spec };
+                self.specs.insert(id, condition.clone());
+                Ok(Some(condition))
             }
             Err(error) => {
                 tracing::error!(condition = %id, %error, "a condition's spec cannot be read; its jobs are blocked");

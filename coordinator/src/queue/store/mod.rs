@@ -14,8 +14,8 @@ use crate::queue::clock::{Clock, Millis};
 use crate::queue::error::QueueError;
 use crate::queue::state::{Job, State, Step};
 use crate::queue::{pace, share};
+use protocol::claim::ClaimedCondition;
 use protocol::ids::{ConditionId, Fence, JobId, WorkerId};
-use protocol::job::Condition;
 use protocol::outcome::{FailureClass, PhaseSeconds};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row};
@@ -33,7 +33,7 @@ pub(super) struct Store {
     /// Whether a job may have become ready since this was last reset: wakes waiting claims after the commit.
     pub readied: bool,
     /// Specs that claims read lately.
-    pub specs: HashMap<ConditionId, Condition>,
+    pub specs: HashMap<ConditionId, ClaimedCondition>,
 }
 
 /// How an attempt ended.

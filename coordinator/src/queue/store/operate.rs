@@ -1,6 +1,6 @@
 //! What people ask: cancel, retry, pause, release, collect.
 
-use super::need::met;
+use super::need::{met, met_by_seed};
 use super::{Result, Store, fragments, json_list};
 use crate::queue::error::QueueError;
 use crate::queue::filter::{self, Filter};
@@ -213,9 +213,10 @@ impl Store {
         let moved = sqlx::query(fragments(format!(
             "UPDATE job SET state = ?2, not_before = 0, updated_at = ?3, losses = 0, retried_at = fence, max_attempts = attempts + (
                  SELECT experiment.max_attempts FROM experiment WHERE experiment.id = job.experiment_id)
-             WHERE {} AND state IN (SELECT value FROM json_each(?4)) AND (state <> 'blocked' OR {})",
+             WHERE {} AND state IN (SELECT value FROM json_each(?4)) AND (state <> 'blocked' OR ({} AND {}))",
             selection.clause,
-            met!("job.condition_id")
+            met!("job.condition_id"),
+            met_by_seed!("job.condition_id", "job.seed")
         )))
         .bind(&selection.list)
         .bind(State::Ready.as_str())

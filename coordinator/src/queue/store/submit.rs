@@ -1,6 +1,6 @@
 //! Plans become rows, idempotently.
 
-use super::need::met;
+use super::need::{met, met_by_seed};
 use super::{Result, Store, corrupt, json_list};
 use crate::plan::{Plan, PlannedCondition};
 use crate::queue::request::{Preview, Submitted};
@@ -11,10 +11,7 @@ impl Store {
     /// Adds what is new in `plan`. Jobs that are there keep their state; priority and share follow the plan.
     pub async fn submit(&mut self, plan: &Plan) -> Result<Submitted> {
         let existed = self.experiment_id(&plan.experiment.name).await?;
-        let mut needs = Vec::new();
-        for name in &plan.experiment.needs {
-            needs.push((name.clone(), self.require_experiment(name).await?));
-        }
+        let needs = self.needed(plan).await?;
         let experiment = self.upsert_experiment(plan).await?;
         self.wake(experiment).await?;
         self.specs.clear();
@@ -23,7 +20,7 @@ impl Store {
         for planned in &plan.conditions {
             let (condition, new) = self.upsert_condition(experiment, planned).await?;
             if new {
-                self.tie(condition, &needs).await?;
+                self.tie(condition, planned, &needs).await?;
             }
             new_conditions += u64::from(new);
             new_jobs += self.insert_jobs(experiment, condition, plan, &seeds).await?;
@@ -158,11 +155,16 @@ impl Store {
     ) -> Result<u64> {
         let inserted = sqlx::query(concat!(
             "INSERT INTO job (experiment_id, condition_id, seed, state, max_attempts, updated_at)
-             SELECT ?2, ?1, seed.value, start.state, ?3, ?4
-             FROM (SELECT iif(breaker = 'closed' AND ",
+             SELECT ?2, ?1, seed.value, iif(start.may AND ",
+            met_by_seed!("?1", "seed.value"),
+            ", 'ready', 'blocked'), ?3, ?4
+             FROM (SELECT breaker = 'closed' AND ",
             met!("?1"),
-            ", 'ready', 'blocked') AS state FROM condition WHERE id = ?1) AS start, json_each(?5) AS seed
-             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.condition_id = ?1 AND job.seed = seed.value)"
+            " AS may FROM condition WHERE id = ?1) AS start, json_each(?5) AS seed
+             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.condition_id = ?1 AND job.seed = seed.value)
+               -- Seeds that a needed condition does not have would wait for ever.
+               AND NOT EXISTS (SELECT 1 FROM need WHERE need.condition_id = ?1 AND by_seed = 1 AND NOT EXISTS (
+                   SELECT 1 FROM job AS theirs WHERE theirs.condition_id = needs_condition_id AND theirs.seed = seed.value))"
         ))
         .bind(condition.0)
         .bind(experiment.0)

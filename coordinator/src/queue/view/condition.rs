@@ -1,7 +1,9 @@
 //! Experiments and conditions with their exact counts and scores.
 
 use super::{Snapshot, State, ViewError, parse, reading, undecodable};
-use protocol::ids::{ConditionId, ExperimentId};
+use crate::plan::PlannedCondition;
+use crate::spec::known::Needed;
+use protocol::ids::{ConditionId, ExperimentId, Seed};
 use protocol::probe::ProbeClass;
 use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
@@ -279,6 +281,41 @@ impl Snapshot {
             .fetch_all(&mut *self.tx)
             .await
             .map_err(reading("the experiments' names"))
+    }
+
+    /// What an experiment's jobs are, as they were planned; `None` if there is none of that name.
+    pub async fn planned(&mut self, name: &str) -> Result<Option<Needed>, ViewError> {
+        let what = "what an experiment makes";
+        let experiment: Option<(i64, String)> = sqlx::query_as("SELECT id, kind FROM experiment WHERE name = ?")
+            .bind(name)
+            .fetch_optional(&mut *self.tx)
+            .await
+            .map_err(reading(what))?;
+        let Some((id, kind)) = experiment else { return Ok(None) };
+        let rows =
+            sqlx::query("SELECT key, subject, region, axes, spec FROM condition WHERE experiment_id = ? ORDER BY id")
+                .bind(id)
+                .fetch_all(&mut *self.tx)
+                .await
+                .map_err(reading(what))?;
+        let condition = |row: &SqliteRow| {
+            Ok(PlannedCondition {
+                key: parse("key", row.try_get("key")?)?,
+                subject: row.try_get("subject")?,
+                region: row.try_get("region")?,
+                axes: Axes::from_column(row)?.0,
+                spec: serde_json::from_str(row.try_get("spec")?).map_err(|source| undecodable("spec", source))?,
+            })
+        };
+        let conditions = rows.iter().map(condition).collect::<Result<_, sqlx::Error>>().map_err(reading(what))?;
+        let seeds: Vec<i64> = sqlx::query_scalar("SELECT DISTINCT seed FROM job WHERE experiment_id = ? ORDER BY seed")
+            .bind(id)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(reading(what))?;
+        let kind = parse("kind", &kind).map_err(reading(what))?;
+        let seeds = seeds.into_iter().map(|seed| Seed(seed.cast_unsigned())).collect();
+        Ok(Some(Needed { kind, conditions, seeds }))
     }
 
     /// The conditions of one experiment, or of all, in the order in which they were planned.
