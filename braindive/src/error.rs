@@ -1,5 +1,6 @@
 //! What can go wrong between a model folder and a sampled image.
 
+use crate::cluster::ClusterError;
 use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
@@ -91,6 +92,9 @@ pub enum Error {
     Import(#[from] crate::nsd::import::ImportError),
 
     #[error(transparent)]
+    Cluster(#[from] ClusterError),
+
+    #[error(transparent)]
     Fit(#[from] FitError),
 
     #[error(transparent)]
@@ -139,6 +143,7 @@ impl Error {
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
+            Self::Cluster(ClusterError::Stopped) => ErrorKind::Stopped,
             Self::Fit(FitError::Diverged { .. } | FitError::NonFiniteFeatures { .. }) => ErrorKind::NonFinite,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,

@@ -7,6 +7,7 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
+use crate::tasks::cluster::Cluster;
 use crate::tasks::import::{ImportDataset, ImportMask};
 use crate::tasks::{DeviceRunner, Runner, by_hand, fit, prepare, request};
 use anyhow::Context;
@@ -48,6 +49,8 @@ enum Command {
     Fit(fit::Fit),
     /// Score an encoder on the held-out images of prepared data
     Evaluate(fit::Evaluate),
+    /// Cluster the voxels of an encoder's region by what they answer to
+    Cluster(Cluster),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
     /// Write a mask that is kept as an array as a volume in the subject's space
@@ -243,6 +246,7 @@ pub fn main() -> ExitCode {
         Some(Command::Prepare(args)) => args.run(),
         Some(Command::Fit(args)) => args.run(),
         Some(Command::Evaluate(args)) => args.run(),
+        Some(Command::Cluster(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
         Some(Command::ImportMask(args)) => args.run(),
         Some(Command::ImportDataset(args)) => args.run(),

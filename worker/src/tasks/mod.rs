@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod by_hand;
+pub mod cluster;
 mod deviations;
 mod facts;
 pub mod fit;
