@@ -70,7 +70,10 @@ async fn a_score_waits_for_its_own_image_and_is_told_which() {
     let worker = worker(&queue).await;
     let claimed = queue.claim(claim(worker, 10)).await.unwrap();
     assert_eq!(claimed.jobs.len(), 6, "images only");
-    assert_eq!(claimed.conditions.iter().map(|known| &known.key).collect::<Vec<_>>(), [&images.conditions[0].key, &images.conditions[1].key]);
+    assert_eq!(
+        claimed.conditions.iter().map(|known| &known.key).collect::<Vec<_>>(),
+        [&images.conditions[0].key, &images.conditions[1].key]
+    );
     let second = claimed.jobs.iter().find(|job| job.condition.0 == 1 && job.seed == Seed(1)).unwrap();
     let image = sample(&queue, worker, second).await;
     let mut expected = [State::Blocked; 6];
@@ -88,8 +91,7 @@ async fn a_score_waits_for_its_own_image_and_is_told_which() {
     queue.cancel(Cancel::Jobs(vec![third.job])).await.unwrap();
     let first = claimed.jobs.iter().find(|job| job.condition.0 == 1 && job.seed == Seed(0)).unwrap();
     sample(&queue, worker, first).await;
-    let expected =
-        [State::Ready, State::Done, State::Blocked, State::Blocked, State::Blocked, State::Blocked];
+    let expected = [State::Ready, State::Done, State::Blocked, State::Blocked, State::Blocked, State::Blocked];
     assert_eq!(states(folder.path(), "scores").await, expected);
     let waits = "Waits for condition 1 of images (subj01 region0), which it needs: 1 job there are not done; \
                  1 of them failed or were cancelled: see `coordinator jobs --condition 1` and retry them.";
@@ -138,7 +140,9 @@ async fn a_condition_waits_for_what_makes_its_folder_and_for_nothing_else() {
     assert_eq!(states(folder.path(), "images").await, [State::Blocked, State::Ready], "the second reads nothing");
     let worker = worker(&queue).await;
     let claimed = queue.claim(claim(worker, 10)).await.unwrap();
-    for (job, expected) in claimed.jobs.iter().filter(|job| job.condition.0 <= 3).zip([State::Blocked, State::Ready, State::Ready]) {
+    for (job, expected) in
+        claimed.jobs.iter().filter(|job| job.condition.0 <= 3).zip([State::Blocked, State::Ready, State::Ready])
+    {
         queue.complete(completed(worker, job)).await.unwrap();
         assert_eq!(states(folder.path(), "images").await[0], expected, "after condition {}", job.condition);
     }
