@@ -1,5 +1,6 @@
 //! What can go wrong between a model folder and a sampled image.
 
+use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
 /// The result of everything in this crate that reads files or samples.
@@ -78,7 +79,16 @@ pub enum Error {
     Image(#[from] crate::image::ImageError),
 
     #[error(transparent)]
-    Volume(#[from] crate::encoder::VolumeError),
+    Mask(#[from] crate::encoder::MaskError),
+
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
+
+    #[error(transparent)]
+    Montage(#[from] crate::volume::MontageError),
+
+    #[error(transparent)]
+    Fit(#[from] FitError),
 
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
@@ -116,9 +126,11 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
+            Self::Volume(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
-            Self::Stopped { .. } => ErrorKind::Stopped,
+            Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
+            Self::Fit(FitError::Diverged { .. } | FitError::NonFiniteFeatures { .. }) => ErrorKind::NonFinite,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,
         }

@@ -3,6 +3,7 @@
 //! No network, no database: everything here is a function of files and numbers.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cluster;
 pub mod dataset;
 pub mod encoder;
 pub mod error;
@@ -11,8 +12,11 @@ pub mod gradient;
 pub mod image;
 pub mod layers;
 pub mod models;
+pub mod nsd;
 pub mod probe;
+mod random;
 pub mod sampler;
+pub mod volume;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -2,7 +2,8 @@
 //! the axis order is checked against the standard and not against the reader.
 #![allow(clippy::unwrap_used)]
 
-use braindive::encoder::{Head, MaskedRows, Threshold, VolumeError, VolumeMask};
+use braindive::encoder::{Head, MaskError, MaskedRows, Threshold, VolumeMask};
+use braindive::volume::VolumeError;
 use candle_core::{DType, Device};
 use flate2::{Compression, write::GzEncoder};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
@@ -84,7 +85,7 @@ impl Subject {
         VolumeMask { mask: self.path("labels.nii.gz"), labels: labels.to_vec(), threshold: None }
     }
 
-    fn rows(&self, mask: &VolumeMask) -> Result<MaskedRows, VolumeError> {
+    fn rows(&self, mask: &VolumeMask) -> Result<MaskedRows, MaskError> {
         mask.rows_of(&Head::load(self.path("head.safetensors"), DType::F32, &Device::Cpu).unwrap())
     }
 }
@@ -130,11 +131,11 @@ fn volumes_of_different_shape_are_refused() {
     write_nifti(&subject.path("t.nii"), &[3, 4, 6], 0.0, |_| 9.0);
     let mut mask = subject.mask(&[2]);
     mask.threshold = Some(Threshold { map: subject.path("t.nii"), above: 2.0 });
-    assert!(matches!(subject.rows(&mask), Err(VolumeError::Shapes { .. })));
+    assert!(matches!(subject.rows(&mask), Err(MaskError::Shapes { .. })));
 
     write_nifti(&subject.path("runs.nii"), &[3, 4, 5, 2], 0.0, |_| 9.0);
     let runs = VolumeMask { mask: subject.path("runs.nii"), labels: vec![], threshold: None };
-    assert!(matches!(subject.rows(&runs), Err(VolumeError::NotOneVolume { .. })));
+    assert!(matches!(subject.rows(&runs), Err(MaskError::Volume(VolumeError::NotOneVolume { .. }))));
 
     write_nifti(&subject.path("small.nii"), &[3, 4, 4], 0.0, |_| 1.0);
     let small = VolumeMask { mask: subject.path("small.nii"), labels: vec![], threshold: None };
@@ -152,5 +153,5 @@ fn a_head_without_places_and_a_broken_volume_are_errors_that_name_the_file() {
     assert!(message.contains("t.nii"), "{message}");
 
     write_head(&subject.path("head.safetensors"), None);
-    assert!(matches!(subject.rows(&subject.mask(&[2])), Err(VolumeError::NoVoxelIjk { .. })));
+    assert!(matches!(subject.rows(&subject.mask(&[2])), Err(MaskError::NoVoxelIjk { .. })));
 }

@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::artifacts::Artifacts;
 use coordinator::plan::Plan;
-use coordinator::queue::view::{self, Snapshot, explain};
+use coordinator::queue::view::{self, Snapshot};
 use coordinator::queue::{Queue, Settings, open_database};
 use protocol::claim::Register;
 use protocol::ids::{Digest, JobId, WorkerId};
@@ -121,9 +121,7 @@ impl Campaign {
     async fn explanation(&self, job: i64) -> String {
         let reader = view::open(&self.db()).await.unwrap();
         let mut snapshot = Snapshot::at(&reader, self.settings.clock.now()).await.unwrap();
-        let detail = snapshot.job(JobId(job)).await.unwrap().unwrap();
-        let around = snapshot.surroundings(&detail).await.unwrap();
-        explain(&detail, &around, self.settings.clock.now())
+        snapshot.explained(JobId(job)).await.unwrap().unwrap().1
     }
 }
 

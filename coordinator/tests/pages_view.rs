@@ -4,7 +4,7 @@
 mod pages_fixture;
 
 use coordinator::queue::Filter;
-use coordinator::queue::view::{JobPage, Snapshot, State, ViewError, explain};
+use coordinator::queue::view::{JobPage, Snapshot, State, ViewError};
 use pages_fixture::{Fixture, NOW, digest};
 use protocol::ids::{ConditionId, JobId};
 
@@ -148,9 +148,7 @@ async fn every_state_of_a_job_has_its_sentence() {
     let mut fixture = campaign().await;
     let sentence = async |fixture: &Fixture, id: i64| {
         let mut snapshot = Snapshot::at(&fixture.reader, NOW).await.unwrap();
-        let detail = snapshot.job(JobId(id)).await.unwrap().unwrap();
-        let around = snapshot.surroundings(&detail).await.unwrap();
-        explain(&detail, &around, NOW)
+        snapshot.explained(JobId(id)).await.unwrap().unwrap().1
     };
     let first = async |fixture: &Fixture, state: State| {
         let filter = JobPage { filter: Filter::default().and_state(state), after: None, limit: 2 };

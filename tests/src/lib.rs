@@ -7,6 +7,7 @@ pub mod campaign;
 pub mod disk;
 pub mod network;
 pub mod process;
+pub mod python;
 pub mod table;
 
 pub use campaign::Campaign;

@@ -1,12 +1,14 @@
 //! The brain encoder: image to voxels, and objectives over voxels.
 
+pub mod evaluate;
+pub mod fit;
 mod head;
 mod objective;
 mod volume;
 
 pub use head::Head;
 pub use objective::{Objective, Target, Term};
-pub use volume::{MaskedRows, Threshold, VolumeError, VolumeMask};
+pub use volume::{MaskError, MaskedRows, Threshold, VolumeMask};
 
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;

@@ -4,9 +4,9 @@
 //! are drawn at t > 0, which is why the paper thresholds the localiser's t map again (Luo et al. 2023, section 4.1).
 
 use super::head::Head;
-use nifti::{InMemNiftiVolume, IntoNdArray, NiftiObject, NiftiVolume, ReaderOptions};
+use crate::volume::{Volume, VolumeError};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A region of a subject's functional volume.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +37,9 @@ pub struct MaskedRows {
 
 /// Why a mask could not be turned into rows of a head.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    #[error("reading the NIfTI volume {path}: {source}")]
-    Nifti { path: PathBuf, source: nifti::NiftiError },
-    #[error("{path} has the shape {found:?}; a mask or t map is one volume with three axes")]
-    NotOneVolume { path: PathBuf, found: Vec<u16> },
+pub enum MaskError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     #[error("{map} has the shape {map_shape:?} and {mask} {mask_shape:?}; both have to be in the same space")]
     Shapes { mask: PathBuf, mask_shape: Vec<usize>, map: PathBuf, map_shape: Vec<usize> },
     #[error(
@@ -65,28 +63,28 @@ impl VolumeMask {
     ///
     /// # Errors
     /// A volume cannot be read or has another shape, the head has no `voxel_ijk`, or none of its voxels lies in the mask.
-    pub fn rows_of(&self, head: &Head) -> Result<MaskedRows, VolumeError> {
+    pub fn rows_of(&self, head: &Head) -> Result<MaskedRows, MaskError> {
         let path = || head.path().to_owned();
-        let voxels = head.voxel_ijk().ok_or_else(|| VolumeError::NoVoxelIjk { path: path() })?;
+        let voxels = head.voxel_ijk().ok_or_else(|| MaskError::NoVoxelIjk { path: path() })?;
         let mask = Volume::read(&self.mask)?;
         let selected = self.select(&mask)?;
         let mask_voxels = selected.iter().filter(|&&selected| selected).count();
         let mut rows = Vec::new();
         for (row, &voxel) in voxels.iter().enumerate() {
-            let outside = || VolumeError::Outside {
+            let outside = || MaskError::Outside {
                 head: path(),
                 row,
                 voxel,
                 mask: self.mask.clone(),
-                shape: mask.shape.to_vec(),
+                shape: mask.grid.shape().to_vec(),
             };
-            if selected[mask.position(voxel).ok_or_else(outside)?] {
+            if selected[mask.grid.position(voxel).ok_or_else(outside)?] {
                 rows.push(row);
             }
         }
         match rows.is_empty() {
             false => Ok(MaskedRows { rows, mask_voxels }),
-            true => Err(VolumeError::Empty {
+            true => Err(MaskError::Empty {
                 head: path(),
                 head_voxels: voxels.len(),
                 mask: Box::new(self.clone()),
@@ -96,7 +94,7 @@ impl VolumeMask {
     }
 
     /// Whether each voxel of the volume `mask` is in the region.
-    fn select(&self, mask: &Volume) -> Result<Vec<bool>, VolumeError> {
+    fn select(&self, mask: &Volume) -> Result<Vec<bool>, MaskError> {
         let labelled = |value: f64| match self.labels.as_slice() {
             [] => value > 0.0,
             labels => labels.iter().any(|&label| f64::from(label) == value),
@@ -104,12 +102,12 @@ impl VolumeMask {
         let mut selected: Vec<bool> = mask.values.iter().map(|&value| labelled(value)).collect();
         if let Some(threshold) = &self.threshold {
             let map = Volume::read(&threshold.map)?;
-            if map.shape != mask.shape {
-                return Err(VolumeError::Shapes {
+            if map.grid.shape() != mask.grid.shape() {
+                return Err(MaskError::Shapes {
                     mask: self.mask.clone(),
-                    mask_shape: mask.shape.to_vec(),
+                    mask_shape: mask.grid.shape().to_vec(),
                     map: threshold.map.clone(),
-                    map_shape: map.shape.to_vec(),
+                    map_shape: map.grid.shape().to_vec(),
                 });
             }
             selected.iter_mut().zip(map.values).for_each(|(selected, t)| *selected &= t > threshold.above);
@@ -128,38 +126,5 @@ impl fmt::Display for VolumeMask {
             Some(threshold) => write!(f, " where {} > {}", threshold.map.display(), threshold.above),
             None => Ok(()),
         }
-    }
-}
-
-/// A volume's values, scaled by the header's slope and intercept; the last axis runs fastest.
-struct Volume {
-    shape: [usize; 3],
-    values: Vec<f64>,
-}
-
-impl Volume {
-    fn read(path: &Path) -> Result<Self, VolumeError> {
-        let nifti = |source| VolumeError::Nifti { path: path.to_owned(), source };
-        let object = ReaderOptions::new().read_file(path).map_err(nifti)?;
-        let mut header = object.header().clone();
-        // NIfTI-1 marks unscaled data by a slope of 0; some writers put NaN there.
-        if !header.scl_slope.is_finite() {
-            header.scl_slope = 0.0;
-        }
-        let raw = object.into_volume();
-        let dim = raw.dim().to_vec();
-        let (&[x, y, z], true) = (dim.get(..3).unwrap_or(&[]), dim.iter().skip(3).all(|&axis| axis == 1)) else {
-            return Err(VolumeError::NotOneVolume { path: path.to_owned(), found: dim });
-        };
-        let values = InMemNiftiVolume::from_raw_data(&header, raw.into_raw_data())
-            .and_then(|volume| volume.into_ndarray::<f64>())
-            .map_err(nifti)?;
-        Ok(Self { shape: [x, y, z].map(usize::from), values: values.iter().copied().collect() })
-    }
-
-    /// Where a voxel's value stands in `values`; `None` outside the volume.
-    fn position(&self, [i, j, k]: [usize; 3]) -> Option<usize> {
-        let [x, y, z] = self.shape;
-        (i < x && j < y && k < z).then_some((i * y + j) * z + k)
     }
 }

@@ -13,9 +13,10 @@ use std::borrow::Cow;
 use std::ops::Neg;
 
 /// The types that layers compute in.
-pub(crate) trait Element: WithDType + Neg<Output = Self> {
+pub trait Element: WithDType + Neg<Output = Self> {
     fn exp(self) -> Self;
     fn floor(self) -> Self;
+    fn sqrt(self) -> Self;
     /// The error function, to the type's precision.
     fn erf(self) -> Self;
     /// Converts f16 exactly; the slices have one length.
@@ -36,6 +37,10 @@ impl Element for f32 {
         self.floor()
     }
     #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+    #[inline(always)]
     fn erf(self) -> Self {
         elementary::erf(self)
     }
@@ -52,6 +57,10 @@ impl Element for f64 {
     #[inline(always)]
     fn floor(self) -> Self {
         self.floor()
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        self.sqrt()
     }
     #[inline(always)]
     fn erf(self) -> Self {

@@ -23,10 +23,13 @@ mod work;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
+pub(crate) use gemm::{Bias, Matrix, MatrixMut, multiply, multiply_in_blocks};
+pub(crate) use kernel::Element;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
+pub(crate) use simd::vectorised;
 pub(crate) use sum::add;
 pub(crate) use transpose::transpose;
 pub use unit_norm::unit_norm;

@@ -2,7 +2,7 @@
 
 mod config;
 mod convert;
-mod random;
+pub(crate) mod random;
 
 pub use config::read_config;
 

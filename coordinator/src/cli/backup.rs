@@ -1,6 +1,6 @@
 //! `coordinator backup`: a consistent copy of the job table, made while a coordinator serves.
 
-use super::{Database, Store};
+use super::Campaign;
 use crate::queue::view;
 use anyhow::{Context, bail, ensure};
 use serde::Serialize;
@@ -14,9 +14,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    #[command(flatten)]
-    store: Store,
+    campaign: Campaign,
     /// The file to make; it must not be there yet
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -58,7 +56,7 @@ impl Args {
         let unfinished = tempfile::Builder::new().prefix(".backup-").tempfile_in(folder)?;
         let path = unfinished.path().to_str().context("the path is not UTF-8, which SQLite needs")?.to_owned();
 
-        let reader = view::open(&self.database.db).await?;
+        let reader = view::open(self.campaign.db()).await?;
         sqlx::query("VACUUM INTO ?").bind(&path).execute(&reader).await.context("copying the database")?;
         reader.close().await;
         let mut copy = SqliteConnectOptions::new().filename(&path).connect().await?;
@@ -70,7 +68,7 @@ impl Args {
         let bytes = fs::metadata(&path)?.len();
         unfinished.persist_noclobber(&self.file).map_err(|error| error.error)?;
         File::open(folder)?.sync_all()?;
-        let images = self.store.of(&self.database).folder().to_owned();
+        let images = self.campaign.artifacts().folder().to_owned();
         Ok(Report { backup: self.file.clone(), bytes, jobs, images })
     }
 }

@@ -1,6 +1,6 @@
 //! `coordinator check`: whether the job table and the store are what they should be.
 
-use super::{Database, Store};
+use super::Campaign;
 use crate::artifacts::audit::Fault;
 use crate::queue::check::Outcome;
 use crate::queue::view::{self, Snapshot};
@@ -21,9 +21,7 @@ const ARRIVING: Duration = Duration::from_secs(600);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    #[command(flatten)]
-    store: Store,
+    campaign: Campaign,
     /// Look for every image and its size, and do not read it
     #[arg(long)]
     quick: bool,
@@ -49,14 +47,14 @@ struct Report {
 impl Args {
     /// Exit code 1 if anything does not hold.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let reader = view::open(&self.database.db).await?;
+        let reader = view::open(self.campaign.db()).await?;
         let mut snapshot = Snapshot::take(&reader).await?;
         let before = SystemTime::now();
         let mut checks = snapshot.check_rows(|outcome| self.tell(outcome)).await?;
         let recorded = recorded(snapshot.artifacts().await?)?;
         drop(snapshot);
 
-        let store = self.store.of(&self.database);
+        let store = self.campaign.artifacts();
         let found = store.list().with_context(|| format!("listing the store {}", store.folder().display()))?;
         let bar = if self.json { ProgressBar::hidden() } else { progress(recorded.len()) };
         let (folder, hashed) = (store.clone(), !self.quick);

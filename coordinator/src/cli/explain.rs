@@ -1,7 +1,7 @@
 //! `coordinator explain`: in a sentence, where a job stands and why it does not run.
 
 use super::Database;
-use crate::queue::view::{self, Snapshot, explain};
+use crate::queue::view::{self, Snapshot};
 use protocol::ids::JobId;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -30,11 +30,7 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let reader = view::open(&self.database.db).await?;
         let mut snapshot = Snapshot::take(&reader).await?;
-        let Some(detail) = snapshot.job(self.job).await? else {
-            anyhow::bail!("there is no job {}; list them with `coordinator jobs`", self.job);
-        };
-        let around = snapshot.surroundings(&detail).await?;
-        let explanation = explain(&detail, &around, snapshot.now());
+        let (detail, explanation) = super::explained(&mut snapshot, self.job).await?;
         if self.json {
             let explained = Explained { job: self.job, state: detail.job.state, explanation };
             writeln!(io::stdout(), "{}", serde_json::to_string(&explained)?)?;

@@ -1,6 +1,6 @@
 //! `coordinator gc`: remove the images that no result names.
 
-use super::{Database, Store};
+use super::Campaign;
 use crate::queue::access::Access;
 use crate::queue::request::Collect;
 use anyhow::{Context, ensure};
@@ -15,9 +15,7 @@ const SHORTEST: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    database: Database,
-    #[command(flatten)]
-    store: Store,
+    campaign: Campaign,
     /// Only files that were stored longer ago than this: younger ones may still get their result
     #[arg(long, value_name = "TIME", default_value = "24h")]
     older_than: SignedDuration,
@@ -34,8 +32,8 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let older_than = Duration::try_from(self.older_than).context("--older-than lies in the future")?;
         ensure!(older_than >= SHORTEST, "--older-than must be a minute or more: younger files may just be arriving");
-        let store = self.store.of(&self.database);
-        let access = Access::open_existing(&self.database.db).await?;
+        let store = self.campaign.artifacts();
+        let access = Access::open_existing(self.campaign.db()).await?;
         let request = Collect { older_than_ms: older_than.as_millis() as u64, dry_run: self.dry_run };
         let collected = access.collect(&request, &store).await;
         access.close().await;

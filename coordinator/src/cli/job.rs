@@ -2,7 +2,7 @@
 
 use super::Database;
 use crate::queue::view::moment::{duration, utc};
-use crate::queue::view::{self, Attempt, JobDetail, Snapshot, explain};
+use crate::queue::view::{self, Attempt, JobDetail, Snapshot};
 use crate::report::number::activation;
 use protocol::ids::JobId;
 use serde::Serialize;
@@ -25,11 +25,7 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let reader = view::open(&self.database.db).await?;
         let mut snapshot = Snapshot::take(&reader).await?;
-        let Some(detail) = snapshot.job(self.job).await? else {
-            anyhow::bail!("there is no job {}; list them with `coordinator jobs`", self.job);
-        };
-        let around = snapshot.surroundings(&detail).await?;
-        let explanation = explain(&detail, &around, snapshot.now());
+        let (detail, explanation) = super::explained(&mut snapshot, self.job).await?;
         if self.json {
             println!("{}", serde_json::to_string(&Explained { explanation, detail: &detail })?);
         } else {

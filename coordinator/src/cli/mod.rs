@@ -21,9 +21,11 @@ pub mod workers;
 
 use crate::artifacts::Artifacts;
 use crate::queue::request::Changed;
+use crate::queue::view::{JobDetail, Snapshot};
 use clap::Parser;
+use protocol::ids::JobId;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Every command: its doc comment, its name, its module with `Args` and `Args::run`.
@@ -103,19 +105,33 @@ pub struct Database {
     pub db: PathBuf,
 }
 
-/// Where images are.
+/// Where the job table and its images are.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Store {
+struct Campaign {
+    #[command(flatten)]
+    database: Database,
     /// Where `serve` keeps images [default: folder `artifacts` beside the database]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
 }
 
-impl Store {
-    fn of(&self, database: &Database) -> Artifacts {
-        let beside = || database.db.with_file_name("artifacts");
+impl Campaign {
+    fn db(&self) -> &Path {
+        &self.database.db
+    }
+
+    fn artifacts(&self) -> Artifacts {
+        let beside = || self.db().with_file_name("artifacts");
         Artifacts::at(self.store.clone().unwrap_or_else(beside))
     }
+}
+
+/// The job and a sentence on where it stands.
+async fn explained(snapshot: &mut Snapshot, job: JobId) -> anyhow::Result<(JobDetail, String)> {
+    let Some(explained) = snapshot.explained(job).await? else {
+        anyhow::bail!("there is no job {job}; list them with `coordinator jobs`");
+    };
+    Ok(explained)
 }
 
 /// Prints what changed, for people or as JSON.

@@ -4,7 +4,7 @@ use super::gallery::source;
 use super::layout::ago;
 use super::{Page, PageError, State, home, open};
 use crate::queue::view::moment::{duration, utc};
-use crate::queue::view::{Attempt, JobDetail, explain};
+use crate::queue::view::{Attempt, JobDetail};
 use crate::report::number::{activation, thousands};
 use crate::spec::summary::plural;
 use axum::extract::{self, Path};
@@ -17,8 +17,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
     let (mut snapshot, frame) = open(&state).await?;
     let not_found = || PageError::NotFound { what: "job", name: id.clone() };
     let id: JobId = id.parse().map_err(|_| not_found())?;
-    let detail = snapshot.job(id).await?.ok_or_else(not_found)?;
-    let around = snapshot.surroundings(&detail).await?;
+    let (detail, explanation) = snapshot.explained(id).await?.ok_or_else(not_found)?;
     let job = &detail.job;
     let body = html! {
         div.title {
@@ -28,7 +27,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
                 a href={ "/conditions/" (job.condition) } { (job.subject) " " (job.region) " " (job.axes) } " / job " (job.id)
             }
             h1 { "Job " (job.id) " " span.tag.(job.state.as_str()) { (job.state) } }
-            p.lead { (with_code(&explain(&detail, &around, frame.now))) }
+            p.lead { (with_code(&explanation)) }
         }
         div.columns {
             @match &detail.result {

@@ -10,7 +10,6 @@ pub mod moment;
 mod worker;
 
 pub use condition::{Axes, Condition, Counts, Experiment, GpuSeconds, Science, Score};
-pub use explain::{BadInput, Need, Surroundings, Workers, explain};
 pub use failure::FailureGroup;
 pub use image::Image;
 pub use job::{Attempt, Job, JobDetail, JobPage};

@@ -1,7 +1,7 @@
 //! The starting latents of a seed, computed on the host, so that a seed names the same latents on every machine and device.
 
-mod torch_cpu;
-mod torch_cuda;
+pub(crate) mod torch_cpu;
+pub(crate) mod torch_cuda;
 
 use candle_core::{Device, Result, Tensor};
 

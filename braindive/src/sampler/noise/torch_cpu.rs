@@ -41,13 +41,13 @@ const WORDS: usize = 624;
 const MIDDLE: usize = 397;
 
 /// The Mersenne Twister of 32-bit words.
-struct Mt19937 {
+pub(crate) struct Mt19937 {
     state: [u32; WORDS],
     used: usize,
 }
 
 impl Mt19937 {
-    fn new(seed: u32) -> Self {
+    pub fn new(seed: u32) -> Self {
         let mut state = [seed; WORDS];
         for i in 1..WORDS {
             let previous = state[i - 1];
@@ -56,7 +56,7 @@ impl Mt19937 {
         Self { state, used: WORDS }
     }
 
-    fn next(&mut self) -> u32 {
+    pub fn next(&mut self) -> u32 {
         if self.used == WORDS {
             self.twist();
         }

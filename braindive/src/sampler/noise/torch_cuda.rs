@@ -15,7 +15,7 @@ pub fn standard_normal(seed: u64, index: u64) -> f64 {
 }
 
 /// Ten rounds of the Philox bijection (Salmon et al. 2011, section 3.3): four random words of a counter under a key.
-fn philox4x32_10(mut key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
+pub(crate) fn philox4x32_10(mut key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     /// Golden ratio and √3 − 1: the Weyl increments of the key.
     const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];

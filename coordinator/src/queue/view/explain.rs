@@ -8,61 +8,69 @@ use std::collections::BTreeMap;
 
 /// What around a job decides when it runs.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Surroundings {
+struct Surroundings {
     /// Its experiment is paused.
-    pub paused: bool,
+    paused: bool,
     /// The failure that opened the breaker of its condition, if it is open.
-    pub breaker: Option<BadInput>,
+    breaker: Option<BadInput>,
     /// Conditions that it waits for.
-    pub needs: Vec<Need>,
-    pub workers: Workers,
+    needs: Vec<Need>,
+    workers: Workers,
     /// Ready jobs of its experiment that are claimed before this one, counted up to [`Surroundings::MOST`].
-    pub ahead: u64,
+    ahead: u64,
     /// Ready jobs of experiments with a higher priority.
-    pub ahead_by_priority: u64,
+    ahead_by_priority: u64,
 }
 
 /// An input of a condition was found missing or wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadInput {
+struct BadInput {
     /// Who met it last, and what it said; `None` if the coordinator itself could not read the condition.
-    pub met: Option<(JobId, String)>,
+    met: Option<(JobId, String)>,
 }
 
 /// A condition that is needed and not done.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Need {
-    pub experiment: String,
-    pub condition: i64,
-    pub subject: String,
-    pub region: String,
+struct Need {
+    experiment: String,
+    condition: i64,
+    subject: String,
+    region: String,
     /// Jobs that are not done.
-    pub unfinished: i64,
+    unfinished: i64,
     /// Of them, those that failed or were cancelled: they need somebody.
-    pub stuck: i64,
+    stuck: i64,
 }
 
 /// The workers that claim jobs, each counted by the first reason that keeps it from this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Workers {
+struct Workers {
     /// That can take the job.
-    pub able: u64,
+    able: u64,
     /// That do not do this kind of work.
-    pub other_kind: u64,
+    other_kind: u64,
     /// Whose device is quarantined.
-    pub quarantined: u64,
+    quarantined: u64,
     /// Whose allocation ends before the job would be done.
-    pub too_late: u64,
+    too_late: u64,
 }
 
 impl Surroundings {
     /// Counting stops here, so that asking costs the same for a million jobs.
-    pub const MOST: u64 = 10_000;
+    const MOST: u64 = 10_000;
 }
 
 impl Snapshot {
+    /// Everything about a job, and in a sentence where it stands and why it does not run; `None` if there is no such job.
+    pub async fn explained(&mut self, job: JobId) -> Result<Option<(JobDetail, String)>, ViewError> {
+        let Some(detail) = self.job(job).await? else { return Ok(None) };
+        let around = self.surroundings(&detail).await?;
+        let explanation = explain(&detail, &around, self.now());
+        Ok(Some((detail, explanation)))
+    }
+
     /// What decides when the job runs.
-    pub async fn surroundings(&mut self, detail: &JobDetail) -> Result<Surroundings, ViewError> {
+    async fn surroundings(&mut self, detail: &JobDetail) -> Result<Surroundings, ViewError> {
         let job = &detail.job;
         let (experiment, condition) = (job.experiment_id.0, job.condition.0);
         let (paused, open, ahead, ahead_by_priority): (bool, bool, u64, u64) = sqlx::query_as(
@@ -163,7 +171,7 @@ impl Snapshot {
 }
 
 /// Says in a sentence where the job stands at `now`, and what to do if that needs somebody.
-pub fn explain(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
+fn explain(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
     let job = &detail.job;
     let last = detail.attempts.last();
     let worker = |attempt: Option<&Attempt>| attempt.map_or("a worker".to_owned(), |a| a.worker.clone());

@@ -1,0 +1,91 @@
+//! The files of an encoder's folder.
+
+use super::SOFTWARE;
+use super::train::Found;
+use crate::dataset::{Dataset, GRID};
+use crate::encoder::evaluate::{Evaluation, VoxelScores};
+use crate::error::{Error, Result};
+use crate::folder::FileRecord;
+use crate::models::VitConfig;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+pub const HEAD: &str = "head.safetensors";
+/// A line per epoch.
+pub const METRICS: &str = "metrics.jsonl";
+const CONFIG: &str = "config.json";
+
+/// Writes head, configuration, grid and metrics. `backbone`: files of the image tower.
+pub fn write_head(
+    folder: &Path,
+    data: &Dataset,
+    config: &VitConfig,
+    found: &Found,
+    backbone: &[FileRecord],
+) -> Result<()> {
+    write_tensors(&folder.join(HEAD), data, found, backbone)?;
+    let regions = &data.regions().regions;
+    let rois: BTreeMap<&String, &Vec<usize>> = regions.iter().map(|(name, region)| (name, &region.rows)).collect();
+    let mask_voxels: BTreeMap<&String, usize> =
+        regions.iter().map(|(name, region)| (name, region.mask_voxels)).collect();
+    let json = serde_json::json!({
+        "subject": data.manifest().subject,
+        "voxels": data.voxels(),
+        "features": found.width,
+        "image_size": config.image_size,
+        "normalize": true,
+        "rois": rois,
+        "mask_voxels": mask_voxels,
+    });
+    write(&folder.join(CONFIG), json.to_string().as_bytes())?;
+    let lines: String = found.metrics.iter().map(|line| format!("{line}\n")).collect();
+    if !lines.is_empty() {
+        write(&folder.join(METRICS), lines.as_bytes())?;
+    }
+    let (from, to) = (data.folder().join(GRID), folder.join(GRID));
+    std::fs::copy(&from, &to).map_err(|source| Error::Read { path: from, source })?;
+    Ok(())
+}
+
+/// Writes what an evaluation found.
+pub fn write_scores(folder: &Path, data: &Dataset, evaluation: &Evaluation, scores: &VoxelScores) -> Result<()> {
+    evaluation.write(folder, data, scores)
+}
+
+fn write_tensors(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRecord]) -> Result<()> {
+    let failed = |error: safetensors::SafeTensorError| Error::Write {
+        path: path.to_owned(),
+        source: std::io::Error::other(error),
+    };
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (weight, bias) = (bytes(&found.weight), bytes(&found.bias));
+    let places: Vec<u8> =
+        data.voxel_ijk().into_iter().flatten().flat_map(|index| (index as i32).to_le_bytes()).collect();
+    let voxels = data.voxels();
+    let tensors = [
+        ("weight", Dtype::F32, vec![voxels, found.width], &weight),
+        ("bias", Dtype::F32, vec![voxels], &bias),
+        ("voxel_ijk", Dtype::I32, vec![voxels, 3], &places),
+    ];
+    let mut views = Vec::new();
+    for (name, dtype, shape, bytes) in tensors {
+        views.push((name, TensorView::new(dtype, shape, bytes).map_err(failed)?));
+    }
+    let regions = data.regions();
+    // One entry, so that equal heads are equal files: a map of several is written in any order.
+    let metadata = serde_json::json!({
+        "subject": data.manifest().subject,
+        "shape": regions.shape,
+        "split": regions.split,
+        "split_sha256": regions.split_sha256,
+        "backbone": backbone,
+        "software": SOFTWARE,
+    });
+    let metadata = HashMap::from([("braindive".to_owned(), metadata.to_string())]);
+    safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+}

@@ -1,0 +1,15 @@
+//! The Natural Scenes Dataset (Allen et al. 2022) as it lies on disk, and a subject's prepared data made from it. Readers are one file a
+//! format; where the files are is [`layout`]'s to know; what is done with them is [`prepare`]'s.
+
+mod error;
+pub mod layout;
+pub mod prepare;
+pub mod simulate;
+
+pub use error::NsdError;
+pub use layout::{Layout, Subject};
+
+/// Trials of every session.
+pub const TRIALS: usize = 750;
+/// Images of the whole experiment; what NSD calls the 73k id, counted from 0, is below this.
+pub const IMAGES: usize = 73_000;
