@@ -6,7 +6,7 @@ mod scores;
 pub use bootstrap::Summary;
 pub use scores::VoxelScores;
 
-use super::fit::{Backbone, FitError, LinearMap, Pass, Progress};
+use super::fit::{Backbone, FitError, Judged, LinearMap, Pass, Progress};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use bootstrap::{REPLICATES, Replicates};
@@ -150,14 +150,12 @@ impl Evaluation {
     /// They are over different images.
     pub fn against(&self, ours: &Path, other: &Self, theirs: &Path) -> Result<Vec<Difference>, FitError> {
         if self.split_sha256 != other.split_sha256 {
-            return Err(FitError::OtherSplit {
-                ours: ours.to_owned(),
-                our_split: self.split.clone(),
-                our_sha256: self.split_sha256.clone(),
-                theirs: theirs.to_owned(),
-                their_split: other.split.clone(),
-                their_sha256: other.split_sha256.clone(),
-            });
+            let judged = |evaluation: &Self, folder: &Path| Judged {
+                folder: folder.to_owned(),
+                split: evaluation.split.clone(),
+                split_sha256: evaluation.split_sha256.clone(),
+            };
+            return Err(FitError::OtherSplit { of: Box::new([judged(self, ours), judged(other, theirs)]) });
         }
         let mean = |summary: &Option<Summary>| summary.as_ref().map(|summary| summary.mean);
         let beside = |(region, ours): (&String, &RegionScores)| {

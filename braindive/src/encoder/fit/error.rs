@@ -1,5 +1,6 @@
 //! Why a head can't be fitted or judged.
 
+use std::fmt;
 use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,19 +25,22 @@ pub enum FitError {
     Diverged { epoch: usize, loss: f64 },
     #[error("the head {} predicts {found}, the data {} hold {expected}; take the data that it was fitted to", head.display(), data.display())]
     OtherVoxels { head: PathBuf, data: PathBuf, found: String, expected: String },
-    #[error(
-        "{ours} was evaluated on the split {our_split} (sha256 {our_sha256}) and {theirs} on {their_split} (sha256 {their_sha256}); \
-         scores on different images are not compared",
-        ours = ours.display(), theirs = theirs.display()
-    )]
-    OtherSplit {
-        ours: PathBuf,
-        our_split: String,
-        our_sha256: String,
-        theirs: PathBuf,
-        their_split: String,
-        their_sha256: String,
-    },
+    #[error("{} and {}; scores on different images are not compared", of[0], of[1])]
+    OtherSplit { of: Box<[Judged; 2]> },
     #[error("fitting was stopped after {done} of {total} images")]
     Stopped { done: u64, total: u64 },
+}
+
+/// An evaluation and the images that it is over.
+#[derive(Debug)]
+pub struct Judged {
+    pub folder: PathBuf,
+    pub split: String,
+    pub split_sha256: String,
+}
+
+impl fmt::Display for Judged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was evaluated on the split {} (sha256 {})", self.folder.display(), self.split, self.split_sha256)
+    }
 }

@@ -13,7 +13,7 @@ mod settings;
 mod train;
 
 pub use adamw::{Epoch, Learned, Training};
-pub use error::FitError;
+pub use error::{FitError, Judged};
 pub use features::{Backbone, Pass};
 pub use output::{HEAD, METRICS};
 pub use progress::Progress;
