@@ -63,8 +63,12 @@ pub const FIT: &Table = &[
 ];
 
 /// How a region is clustered.
-pub const CLUSTER: &Table =
-    &[("k", Shape::Counts(1, 1000)), ("assign", Shape::Choice(&["soft", "hard"])), ("starts", Shape::Count(1, 10_000))];
+pub const CLUSTER: &Table = &[
+    ("k", Shape::Counts(1, 1000)),
+    ("assign", Shape::Choice(&["soft", "hard"])),
+    ("starts", Shape::Count(1, 10_000)),
+    ("folds", Shape::Count(2, 1000)),
+];
 
 /// What a section sets.
 #[derive(Debug, Clone, Default, PartialEq)]

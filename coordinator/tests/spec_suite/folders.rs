@@ -156,6 +156,22 @@ fn a_whole_chain_is_planned_before_anything_of_it_is_made() {
 }
 
 #[test]
+fn the_published_chain_is_planned_before_anything_of_it_is_made() {
+    let copy = super::Copy::new();
+    let root = copy.root.path().canonicalize().unwrap();
+    fs::create_dir_all(root.join("derived/nsd")).unwrap();
+    let mut known = Known::default();
+    for (file, kind) in [("prepare", Kind::Prepare), ("encoders", Kind::Fit), ("clusters", Kind::Cluster)] {
+        let text = fs::read_to_string(repository().join(format!("experiments/{file}.yaml"))).unwrap();
+        let opened = Opened::read(Path::new("x.yaml"), &text, &root.join("experiments"));
+        let loaded = opened.plan(&no_hub(), &known, &mut Digests::default());
+        let plan = loaded.plan.as_ref().unwrap_or_else(|| panic!("{}", findings(&loaded)));
+        assert_eq!((plan.experiment.kind, plan.jobs()), (kind, 1));
+        known.insert(plan.experiment.name.clone(), plan.into());
+    }
+}
+
+#[test]
 fn a_key_follows_what_decides_the_content_down_the_chain_and_no_path() {
     let place = Place::new();
     let last = |prepared: &str, encoders: &str| {

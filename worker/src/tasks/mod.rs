@@ -4,6 +4,7 @@ mod batch;
 pub mod by_hand;
 mod deviations;
 mod facts;
+mod folder;
 mod input;
 pub mod models;
 mod objective;
@@ -134,7 +135,7 @@ impl Runner for DeviceRunner {
                     outcomes.push(score::run(&self.shelf, &self.device, work, condition));
                 }
                 Condition::Prepare(_) | Condition::Fit(_) | Condition::Cluster(_) => {
-                    outcomes.push(Err(unable(work.condition.kind())));
+                    outcomes.push(folder::run(self.shelf.device(), &self.device, work));
                 }
             }
         }
@@ -164,9 +165,4 @@ fn class_of(error: &braindive::Error) -> FailureClass {
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
     }
-}
-
-fn unable(kind: protocol::job::Kind) -> TaskError {
-    let message = format!("this worker does no jobs of kind {kind}");
-    TaskError::Failed { class: FailureClass::Bug, message, seconds: PhaseSeconds::default() }
 }
