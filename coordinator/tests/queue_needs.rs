@@ -5,7 +5,7 @@ mod queue_fixture;
 
 use coordinator::plan::{Plan, key};
 use coordinator::queue::request::{Cancel, Retry};
-use coordinator::queue::view::{self, JobPage, Snapshot, State, explain};
+use coordinator::queue::view::{self, JobPage, Snapshot, State};
 use coordinator::queue::{Filter, Queue};
 use protocol::claim::ClaimedJob;
 use protocol::ids::{Digest, JobId, Seed, WorkerId};
@@ -43,9 +43,7 @@ async fn states(folder: &Path, experiment: &str) -> Vec<State> {
 async fn explanation(folder: &Path, job: JobId) -> String {
     let reader = view::open(&folder.join("queue.db")).await.unwrap();
     let mut snapshot = Snapshot::take(&reader).await.unwrap();
-    let detail = snapshot.job(job).await.unwrap().unwrap();
-    let around = snapshot.surroundings(&detail).await.unwrap();
-    explain(&detail, &around, snapshot.now())
+    snapshot.explained(job).await.unwrap().unwrap().1
 }
 
 /// Completes a job with an image of its own.

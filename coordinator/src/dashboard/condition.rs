@@ -50,7 +50,9 @@ pub async fn page(extract::State(state): extract::State<State>, Path(id): Path<S
         @if !listed.is_empty() { (jobs(&listed, &condition)) }
         @if condition.counts.done == 0 { section.panel { p.muted { "No images yet." } } }
         @if condition.counts.done <= IMAGES.into() {
-            (section("All images, highest predicted activation first", &top))
+            (section(if row.is_some() { "All images, highest predicted activation first" } else { "All images" }, &top))
+        } @else if row.is_none() {
+            (section("Newest", &newest))
         } @else {
             (section("Highest predicted activation", &top))
             (section("Lowest predicted activation", &bottom))

@@ -2,7 +2,6 @@
 
 use super::grid::grid;
 use super::{Page, PageError, State, gallery, home, interval, open};
-use crate::queue::view::Condition;
 use crate::report::number::{activation, interval as bounds, percent, thousands};
 use crate::report::specificity::{self, Pair, Pool, Specificity};
 use axum::extract::{self, Path};
@@ -16,7 +15,7 @@ pub async fn page(extract::State(state): extract::State<State>, Path(name): Path
     };
     let table = specificity::read(&mut snapshot, experiment.id).await?;
     let best = snapshot.best_of_each(experiment.id).await?;
-    let conditions: Vec<Condition> = table.iter().map(|row| row.condition.clone()).collect();
+    let conditions = snapshot.conditions(Some(experiment.id)).await?;
     let pairs = specificity::pairs(&table);
     let body = html! {
         div.title {
@@ -26,10 +25,13 @@ pub async fn page(extract::State(state): extract::State<State>, Path(name): Path
         }
         section.panel { (home::standing(experiment)) (grid(&conditions)) }
         @if !pairs.is_empty() { (against(&pairs)) }
-        (classes(&table))
+        @if !table.is_empty() { (classes(&table)) }
         @if !best.is_empty() {
             section.panel {
-                h2 { "Highest predicted activation " small { "one image per condition" } }
+                h2 {
+                    @if table.is_empty() { "Pictures " } @else { "Highest predicted activation " }
+                    small { "one image per condition" }
+                }
                 (gallery::of_many(&best, None))
             }
         }

@@ -37,11 +37,12 @@ fn gallery(images: &[Image], prefers: Option<&str>, name: impl Fn(&Image) -> Mar
                             loading="lazy";
                     }
                     p { (name(image)) }
-                    p.scores {
-                        span title="predicted activation, z-scored beta units" { (activation(image.activation)) }
-                        " "
-                        span.class.hit[prefers.is_some() && prefers == image.probe_class.as_deref()]
-                            title="the probe's class" { (image.probe_class.as_deref().unwrap_or("simulated")) }
+                    @if let Some(class) = &image.probe_class {
+                        p.scores {
+                            span title="predicted activation, z-scored beta units" { (activation(image.activation)) }
+                            " "
+                            span.class.hit[prefers == Some(class.as_str())] title="the probe's class" { (class) }
+                        }
                     }
                 }
             }

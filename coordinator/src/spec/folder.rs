@@ -23,6 +23,11 @@ const SEED: Seed = Seed(0);
 /// Held-out images that have a name.
 const SPLITS: [&str; 2] = ["shared907", "shared515"];
 
+/// Whether `split` is a name, not a file's path.
+fn is_split_name(text: &str) -> bool {
+    !text.contains(['/', '.'])
+}
+
 /// What every job of an experiment makes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FolderDraft {
@@ -74,6 +79,14 @@ impl FolderDraft {
         let shape = grid::Shape { parameters: &[], regions, seed: Some(SEED) };
         let grid = fields.required("grid", diagnostics).map(|node| grid::read(node, shape, diagnostics));
         let settings = fields.get(section).map(|node| Settings::read(node, section, table, diagnostics));
+        for (_, name) in settings.iter().flat_map(|settings| &settings.paths).filter(|(key, _)| *key == "split") {
+            if is_split_name(&name.value) && !SPLITS.contains(&name.value.as_str()) {
+                diagnostics
+                    .mistake(name.place, format!("there is no split `{}`", name.value))
+                    .one_of(&name.value, SPLITS)
+                    .note("a file of ids has a `/` or a `.` in its path");
+            }
+        }
         let placeholders: &[&str] = if regions { &[SUBJECT, REGION, Out::SEED] } else { &[SUBJECT, Out::SEED] };
         let out = fields.required("out", diagnostics);
         let out = out.and_then(|node| model::path_name(node, "out", placeholders, diagnostics));
@@ -162,13 +175,7 @@ impl Look<'_, '_> {
         for (key, name) in &self.draft.settings.paths {
             let path = self.places.path(&name.value, subject);
             match *key {
-                "split" if !name.value.contains(['/', '.']) => {
-                    if !SPLITS.contains(&name.value.as_str()) {
-                        self.diagnostics
-                            .mistake(name.place, format!("there is no split `{}`", name.value))
-                            .one_of(&name.value, SPLITS)
-                            .note("a file of ids has a `/` or a `.` in its path");
-                    }
+                "split" if is_split_name(&name.value) => {
                     settings.split = name.value.clone();
                     continue;
                 }

@@ -16,6 +16,8 @@ pub enum Shape {
     Counts(i128, i128),
     /// A number for which this holds, in words and in code.
     Number(&'static str, fn(f64) -> bool),
+    /// A list of such numbers, or one.
+    Numbers(&'static str, fn(f64) -> bool),
     Choice(&'static [&'static str]),
     Name,
     /// A list of names, or one; it may be empty.
@@ -33,7 +35,7 @@ pub const PREPARE: &Table = &[
     ("sessions", Shape::Count(1, 1000)),
     ("voxels", Shape::Names),
     ("parcels", Shape::Count(0, 1000)),
-    ("ranked_by", Shape::Names),
+    ("ranked_by", Shape::Counts(1, 8)),
     ("parcel_ids", Shape::Counts(1, u16::MAX as i128)),
     ("exclude", Shape::Names),
     ("food", Shape::Path),
@@ -53,11 +55,20 @@ pub const FIT: &Table = &[
     ("learning_rate", Shape::Number("a number above 0", |rate| rate > 0.0)),
     ("weight_decay", Shape::Number("a number, 0 or more", |decay| decay >= 0.0)),
     ("init_scale", Shape::Number("a number, 0 or more", |scale| scale >= 0.0)),
+    ("brightness", Shape::Number("a number from 0 to 1", |share| (0.0..=1.0).contains(&share))),
+    ("shift", Shape::Count(0, 1000)),
+    ("noise", Shape::Number("a number, 0 or more", |noise| noise >= 0.0)),
+    ("lambdas", Shape::Numbers("a number above 0", |lambda| lambda > 0.0)),
+    ("folds", Shape::Count(2, 1000)),
 ];
 
 /// How a region is clustered.
-pub const CLUSTER: &Table =
-    &[("k", Shape::Counts(1, 1000)), ("assign", Shape::Choice(&["soft", "hard"])), ("starts", Shape::Count(1, 10_000))];
+pub const CLUSTER: &Table = &[
+    ("k", Shape::Counts(1, 1000)),
+    ("assign", Shape::Choice(&["soft", "hard"])),
+    ("starts", Shape::Count(1, 10_000)),
+    ("folds", Shape::Count(2, 1000)),
+];
 
 /// What a section sets.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -107,6 +118,10 @@ fn read(node: &Node, key: &str, shape: Shape, diagnostics: &mut Diagnostics) -> 
             Some(read.into_iter().map(|number| number.value).collect())
         }
         Shape::Number(expected, fits) => node.number(&what, expected, fits, diagnostics).map(Value::from),
+        Shape::Numbers(expected, fits) => {
+            let read = node.distinct(&what, diagnostics, |item, d| item.number(&what, expected, fits, d));
+            Some(read.into_iter().map(|number| number.value).collect())
+        }
         Shape::Choice(names) => {
             let valid: Vec<(&str, &str)> = names.iter().map(|name| (*name, *name)).collect();
             node.choice(&what, &valid, diagnostics).map(Value::from)
@@ -154,6 +169,7 @@ mod tests {
                     Shape::Count(least, most) => [least, most].map(|n| Value::from(*n as u64)).into(),
                     Shape::Counts(least, most) => vec![[*least as u64, *most as u64].into_iter().collect()],
                     Shape::Number(..) => vec![Value::from(1.5), Value::from(2.0)],
+                    Shape::Numbers(..) => vec![[1.5, 2.0].into_iter().collect()],
                     Shape::Choice(names) => names.iter().map(|name| Value::from(*name)).collect(),
                     Shape::Name => vec![Value::from("a")],
                     Shape::Names => vec![Value::Array(Vec::new()), ["subj01"].into_iter().collect()],

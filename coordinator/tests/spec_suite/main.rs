@@ -3,6 +3,7 @@
 
 mod diagnostics;
 mod files;
+mod folders;
 mod plan;
 mod simulate;
 mod submit;

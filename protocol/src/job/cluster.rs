@@ -25,6 +25,8 @@ pub struct ClusterSettings {
     pub assign: Assignment,
     /// Starts of the search, of which the best counts.
     pub starts: u32,
+    /// Parts into which voxels are dealt to choose between several k.
+    pub folds: u32,
 }
 
 /// Whether a voxel belongs to clusters by shares or to one (Banerjee et al. 2005: soft- and hard-moVMF).
@@ -38,6 +40,6 @@ pub enum Assignment {
 
 impl Default for ClusterSettings {
     fn default() -> Self {
-        Self { k: vec![2], assign: Assignment::default(), starts: 10 }
+        Self { k: vec![2], assign: Assignment::default(), starts: 10, folds: 5 }
     }
 }

@@ -26,11 +26,22 @@ pub struct FitSettings {
     pub epochs: u32,
     /// Images per step.
     pub batch: u32,
-    /// Of the first epoch.
+    /// Epoch e of E has this times 0.5^(e/E), e from 1.
     pub learning_rate: f64,
+    /// Of weight and bias.
     pub weight_decay: f64,
-    /// Of the initial weights, in PyTorch's.
+    /// What PyTorch's initial weight is multiplied by.
     pub init_scale: f64,
+    /// Images are multiplied by a number within 1 ± this.
+    pub brightness: f64,
+    /// A batch is shifted by up to so many pixels along each axis.
+    pub shift: u32,
+    /// Standard deviation of the noise that is added to normalised pixels.
+    pub noise: f64,
+    /// Penalties among which cross-validation chooses for every voxel, with `head: ridge`.
+    pub lambdas: Vec<f64>,
+    /// Parts of the cross-validation.
+    pub folds: u32,
 }
 
 /// How the head's weights are found.
@@ -65,6 +76,11 @@ impl Default for FitSettings {
             learning_rate: 3e-4,
             weight_decay: 2e-2,
             init_scale: 0.5,
+            brightness: 0.05,
+            shift: 4,
+            noise: 0.05,
+            lambdas: (-6..=8).map(|half_decade| 10f64.powf(f64::from(half_decade) / 2.0)).collect(),
+            folds: 5,
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct PrepareSettings {
     /// How many parcels of HCP_MMP1 `parcels` stands for: those of the highest noise ceiling.
     pub parcels: u32,
     /// Subjects whose noise ceilings rank the parcels; every one that is there if it is empty.
-    pub ranked_by: Vec<String>,
+    pub ranked_by: Vec<u32>,
     /// Parcels by number, instead of ranking them.
     pub parcel_ids: Vec<u32>,
     /// ROI volumes whose labelled voxels are not in the set.

@@ -1,7 +1,7 @@
 //! The folders that a job reads: compared with what the coordinator said of them, by content or by origin.
 
 use super::models::{ShelfError, sha256};
-use braindive::folder::Manifest;
+use braindive::folder::{MANIFEST, Manifest};
 use protocol::ids::Digest;
 use protocol::job::{Input, MadeFolder, ModelFolder};
 use sha2::{Digest as _, Sha256};
@@ -34,6 +34,24 @@ pub fn check(input: &Input) -> Result<(), ShelfError> {
     match input {
         Input::Content(folder) => verify(folder),
         Input::Made(folder) => Ok(manifest(folder)?.verify(&folder.path)?),
+    }
+}
+
+/// Whether the folder comes from the job that was to make it, or is the one that was submitted: by its manifest, which says what its
+/// files should be.
+pub fn origin(input: &Input) -> Result<(), ShelfError> {
+    match input {
+        Input::Made(folder) => manifest(folder).map(drop),
+        Input::Content(folder) => {
+            let found = content(&Manifest::read(&folder.path)?);
+            match found == folder.digest {
+                true => Ok(()),
+                false => {
+                    let path = folder.path.join(MANIFEST);
+                    Err(ShelfError::Changed { path, found, expected: folder.digest.clone() })
+                }
+            }
+        }
     }
 }
 

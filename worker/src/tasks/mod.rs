@@ -6,6 +6,7 @@ pub mod cluster;
 mod deviations;
 mod facts;
 pub mod fit;
+mod folder;
 pub mod import;
 mod input;
 pub mod models;
@@ -138,7 +139,7 @@ impl Runner for DeviceRunner {
                     outcomes.push(score::run(&self.shelf, &self.device, work, condition));
                 }
                 Condition::Prepare(_) | Condition::Fit(_) | Condition::Cluster(_) => {
-                    outcomes.push(Err(unable(work.condition.kind())));
+                    outcomes.push(folder::run(self.shelf.device(), &self.device, work));
                 }
             }
         }
@@ -168,9 +169,4 @@ fn class_of(error: &braindive::Error) -> FailureClass {
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
     }
-}
-
-fn unable(kind: protocol::job::Kind) -> TaskError {
-    let message = format!("this worker does no jobs of kind {kind}");
-    TaskError::Failed { class: FailureClass::Bug, message, seconds: PhaseSeconds::default() }
 }

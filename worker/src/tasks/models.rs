@@ -3,6 +3,7 @@
 use super::input::{self, unchanged, verify, verify_where};
 use super::start::image_latents;
 use super::{TaskError, class_of};
+use crate::chain::chain;
 use braindive::ErrorKind;
 use braindive::encoder::{Encoder, Head};
 use braindive::folder::FolderError;
@@ -12,8 +13,8 @@ use braindive::models::vit::VisionTransformer;
 use braindive::probe::{Probe, PromptClass};
 use braindive::sampler::{Diffusion, Footprint};
 use braindive::{DType, Device, Error, Tensor};
-use protocol::ids::Digest;
-use protocol::job::{Models, Precision, SampleCondition};
+use protocol::ids::{Digest, NotADigest};
+use protocol::job::{Kind, Models, Precision, SampleCondition};
 use protocol::outcome::{FailureClass, PhaseSeconds};
 use protocol::probe::ProbeClass;
 use sha2::{Digest as _, Sha256};
@@ -42,6 +43,12 @@ pub enum ShelfError {
         path.display()
     )]
     Origin { path: PathBuf, found: String, expected: String },
+    #[error("the settings of the job are not those of this version")]
+    Settings(#[source] serde_json::Error),
+    #[error("this worker does no jobs of kind {0}")]
+    Unable(Kind),
+    #[error("a manifest names a file's sha256")]
+    Digest(#[from] NotADigest),
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error(transparent)]
@@ -58,10 +65,11 @@ impl ShelfError {
             }
             Self::Unreadable { .. } => FailureClass::Io,
             Self::Folder(error) if error.is_io() => FailureClass::Io,
-            Self::Folder(_) => FailureClass::BadInput,
+            Self::Folder(_) | Self::Digest(_) => FailureClass::BadInput,
+            Self::Settings(_) | Self::Unable(_) => FailureClass::Bug,
             Self::Load(error) => class_of(error),
         };
-        TaskError::Failed { class, message: self.to_string(), seconds }
+        TaskError::Failed { class, message: chain(&self), seconds }
     }
 }
 
@@ -210,6 +218,10 @@ pub struct Shelf {
 impl Shelf {
     pub fn new(device: Device) -> Self {
         Self { device, places: Mutex::default() }
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Whether the large models that the condition needs are in memory. Never waits: while models are being loaded, nothing is.

@@ -128,6 +128,8 @@ async fn known(opened: &[Opened], db: &Path) -> anyhow::Result<Known> {
         for name in snapshot.experiment_names().await? {
             known.name(name);
         }
+        // A pool closes when nobody uses it any more.
+        drop(snapshot);
         reader.close().await;
     }
     Ok(known)

@@ -15,9 +15,9 @@ pub struct Image {
     pub region: String,
     pub axes: Axes,
     pub seed: Seed,
-    /// Predicted activation, z-scored beta units; `None` for a simulated job.
+    /// Predicted activation, z-scored beta units; `None` if it is no guided sample.
     pub activation: Option<f64>,
-    /// `None` for a simulated job.
+    /// `None` if it is no guided sample.
     pub probe_class: Option<String>,
     pub sha256: Digest,
     pub created_at: i64,

@@ -1,0 +1,204 @@
+//! Jobs that make folders: what they read is compared with what was expected, the science core makes the folder or goes on making it, and
+//! the result names all that went in and came out.
+
+use super::input::{content, digest, origin, verify};
+use super::models::ShelfError;
+use super::sample::timed;
+use super::{Product, TaskError, Work};
+use crate::control::Control;
+use braindive::encoder::fit;
+use braindive::folder::{FolderError, Manifest};
+use braindive::{Device, Error};
+use protocol::ids::{Digest, NotADigest};
+use protocol::job::{Condition, FitCondition, ModelFile, Origin};
+use protocol::outcome::{FolderResult, JobResult, PhaseSeconds};
+use protocol::version::SOFTWARE;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How often to look whether a folder that another process makes is there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// sha256 of what was read, by role.
+type Inputs = BTreeMap<String, Digest>;
+
+/// Runs one job; `name`: as results name the device.
+pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskError> {
+    let mut seconds = PhaseSeconds::default();
+    let Some(out) = work.condition.out(work.job.seed) else {
+        return Err(ShelfError::Unable(work.condition.kind()).end(seconds));
+    };
+    let checked = timed(&mut seconds.loading, || inputs(&work.condition));
+    let inputs = checked.map_err(|error| error.end(seconds))?;
+    let made = timed(&mut seconds.sampling, || {
+        alone(&work.control, &out, || match &*work.condition {
+            Condition::Fit(condition) => fit(condition, work, &out, device),
+            _ => Err(ShelfError::Unable(work.condition.kind())),
+        })
+    });
+    let product = made.and_then(|manifest| product(&work.condition, out, manifest, inputs, name, seconds));
+    product.map_err(|error| error.end(seconds))
+}
+
+/// What the condition reads, which must be what was expected.
+fn inputs(condition: &Condition) -> Result<Inputs, ShelfError> {
+    let mut inputs = Inputs::new();
+    match condition {
+        Condition::Fit(condition) => {
+            // Its files are compared with its manifest when they are read.
+            origin(&condition.data)?;
+            verify(&condition.backbone)?;
+            inputs.insert("data".to_owned(), digest(&condition.data)?);
+            inputs.insert("backbone".to_owned(), condition.backbone.digest.clone());
+        }
+        Condition::Cluster(condition) => {
+            origin(&condition.encoder)?;
+            inputs.insert("encoder".to_owned(), digest(&condition.encoder)?);
+        }
+        _ => {}
+    }
+    Ok(inputs)
+}
+
+fn fit(condition: &FitCondition, work: &Work, out: &Path, device: &Device) -> Result<Manifest, ShelfError> {
+    let settings: fit::Settings = settings(&condition.settings, Some(work.job.seed.0))?;
+    let identity = identity(work);
+    let job =
+        fit::Job { data: condition.data.path(), backbone: &condition.backbone.path, out, identity: &identity, device };
+    Ok(fit::fit(&job, &settings, &mut |done, total| report(&work.control, done, total))?)
+}
+
+/// What the folder is known by.
+fn identity(work: &Work) -> String {
+    Origin { condition: work.key.clone(), seed: work.job.seed }.to_string()
+}
+
+/// Settings as the science core has them, which are those of the protocol by name; there the seed is one of them.
+fn settings<T: DeserializeOwned>(settings: &impl Serialize, seed: Option<u64>) -> Result<T, ShelfError> {
+    let mut written = serde_json::to_value(settings).map_err(ShelfError::Settings)?;
+    if let Some(seed) = seed {
+        written["seed"] = seed.into();
+    }
+    serde_json::from_value(written).map_err(ShelfError::Settings)
+}
+
+/// Tells how far the work is, as steps; breaks when it should end.
+fn report(control: &Control, done: u64, total: u64) -> ControlFlow<()> {
+    let excess = u64::BITS - total.leading_zeros();
+    let shift = excess.saturating_sub(u32::BITS);
+    control.report((done >> shift) as u32, (total >> shift) as u32);
+    if control.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Waits while another process makes the folder: a worker that lost the job and does not know yet, or a command by hand. What it leaves
+/// is found, finished or not.
+fn alone(
+    control: &Control,
+    out: &Path,
+    mut make: impl FnMut() -> Result<Manifest, ShelfError>,
+) -> Result<Manifest, ShelfError> {
+    let mut told = false;
+    loop {
+        match make() {
+            Err(ShelfError::Load(Error::Folder(FolderError::InUse { .. }))) if !control.is_stopped() => {
+                if !told {
+                    tracing::warn!("{} is being made by another process; waiting for it", out.display());
+                    told = true;
+                }
+                std::thread::sleep(LOOK);
+            }
+            made => return made,
+        }
+    }
+}
+
+fn product(
+    condition: &Condition,
+    out: PathBuf,
+    manifest: Manifest,
+    inputs: Inputs,
+    device: &str,
+    seconds: PhaseSeconds,
+) -> Result<Product, ShelfError> {
+    let picture = manifest.files.iter().find(|file| file.name.ends_with(".png"));
+    let path = out.join(picture.map_or("a picture", |file| &file.name));
+    let png = std::fs::read(&path).map_err(|source| ShelfError::Unreadable { path, source })?;
+    tracing::info!(digest = %content(&manifest), "{} of {} is in {}", manifest.kind, manifest.subject, out.display());
+    let file = |file: braindive::folder::FileRecord| -> Result<ModelFile, NotADigest> {
+        Ok(ModelFile { name: file.name, bytes: file.bytes, sha256: file.sha256.parse()? })
+    };
+    let result = Box::new(FolderResult {
+        image_sha256: Digest::from_bytes(&Sha256::digest(&png).into()),
+        files: manifest.files.into_iter().map(file).collect::<Result<_, _>>()?,
+        out,
+        inputs,
+        summary: manifest.summary,
+        seconds,
+        device: device.to_owned(),
+        software: SOFTWARE.to_owned(),
+    });
+    let result = match condition {
+        Condition::Prepare(_) => JobResult::Prepare(result),
+        Condition::Fit(_) => JobResult::Fit(result),
+        _ => JobResult::Cluster(result),
+    };
+    Ok(Product { png: Some(png), result })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::job::FitSettings;
+
+    #[test]
+    fn settings_and_their_defaults_are_those_of_the_science_core() {
+        let fit: fit::Settings = settings(&FitSettings::default(), Some(0)).unwrap();
+        assert_eq!(fit, fit::Settings::default());
+        let fit: fit::Settings =
+            settings(&FitSettings { epochs: 7, ..FitSettings::default() }, Some(u64::MAX)).unwrap();
+        assert_eq!((fit.epochs, fit.seed), (7, u64::MAX));
+    }
+
+    #[test]
+    fn work_of_any_size_is_reported_in_steps_and_ends_when_it_is_told_to() {
+        let control = Control::default();
+        assert!(report(&control, 21_000_000_000, 42_000_000_000).is_continue());
+        let progress = control.progress();
+        assert!(progress.steps > 1 << 31 && progress.step == progress.steps / 2, "{progress:?}");
+        assert!(report(&control, 3, 4).is_continue());
+        assert_eq!((control.progress().step, control.progress().steps), (3, 4));
+        control.stop();
+        assert!(report(&control, 3, 4).is_break());
+    }
+
+    #[test]
+    fn a_folder_that_another_process_makes_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        let open = || braindive::folder::Draft::open(&out, "a");
+        let Ok(braindive::folder::Opened::Draft(held)) = open() else { panic!("nothing is there") };
+        let mut held = Some(held);
+        let control = Control::default();
+        let mut tries = 0;
+        let made = alone(&control, &out, || {
+            tries += 1;
+            let found = open();
+            // The other process ends while this one waits.
+            drop(held.take());
+            match found {
+                Ok(_) => Err(ShelfError::Missing { path: out.clone() }),
+                Err(error) => Err(ShelfError::Load(error.into())),
+            }
+        });
+        assert!(matches!(made, Err(ShelfError::Missing { .. })));
+        assert_eq!(tries, 2);
+        control.stop();
+        let busy = || Err(ShelfError::Load(FolderError::InUse { path: out.clone() }.into()));
+        assert!(matches!(alone(&control, &out, busy), Err(ShelfError::Load(_))), "nobody waits for it any more");
+    }
+}
