@@ -46,9 +46,14 @@ impl Pick {
         Self { shape, voxels: voxels.len(), rows }
     }
 
-    fn row(&self, [x, y, z]: [usize; 3]) -> Option<usize> {
-        let [width, height, _] = self.shape;
-        let row = *self.rows.get((z * height + y) * width + x)?;
+    /// `position`: along z, y, x, as a file says it.
+    fn row(&self, position: [u64; 3]) -> Option<usize> {
+        let [width, height, depth] = self.shape;
+        let [z, y, x] = position.map(|index| usize::try_from(index).unwrap_or(usize::MAX));
+        if x >= width || y >= height || z >= depth {
+            return None;
+        }
+        let row = self.rows[(z * height + y) * width + x];
         (row != NOT_PICKED).then_some(row as usize)
     }
 }
@@ -210,7 +215,7 @@ impl Session {
         // Entries are chunks and the nodes above them, of which there are fewer.
         let most = 2 * pick.rows.len() + 1;
         chunks::walk(file, root, most, &mut |[trial, z, y, x]: [u64; 4], place| {
-            if let Some(row) = pick.row([x as usize, y as usize, z as usize]).filter(|_| trial == 0) {
+            if let Some(row) = pick.row([z, y, x]).filter(|_| trial == 0) {
                 places[row] = place;
             }
         })

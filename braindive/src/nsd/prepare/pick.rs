@@ -11,11 +11,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 use std::time::UNIX_EPOCH;
 
 /// Trials in which the two forms of the first session are compared.
 const COMPARED: usize = 8;
+/// What the name of a session's record ends in.
+const RECORD: &str = "json";
 
 /// What a session's picked voxels were made from.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -32,43 +36,62 @@ pub fn path(folder: &Path, session: usize) -> PathBuf {
     folder.join(format!(".session{:02}", session + 1))
 }
 
-/// Picks what no earlier try has picked; gives every session's record.
+/// Picks what no earlier try has picked; gives every session's record. A session is z-scored and written while the next one is read.
 pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<FileRecord>, NsdError> {
     let pick = Pick::new(plan.grid.shape(), &plan.voxels);
     let voxels = plan.voxels.iter().flatten().flat_map(|&index| (index as u32).to_le_bytes()).collect::<Vec<_>>();
     let voxels: String = Sha256::digest(voxels).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut scratch = Scratch::default();
     let mut records = Vec::new();
-    for (at, session) in plan.sessions.iter().enumerate() {
-        let (bytes, modified) = stamp(session)?;
-        let name = plan.layout.name(&session.path);
-        let record_path = path(folder, at).with_extension("json");
-        let earlier: Option<Record> = fs::read(&record_path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        if let Some(Record { source, .. }) = earlier.filter(|record| {
-            record.modified == modified
-                && record.voxels == voxels
-                && (&record.source.name, record.source.bytes) == (&name, bytes)
-        }) {
-            records.push(source);
-            if work.step(bytes).is_break() {
-                return Err(NsdError::Stopped);
+    std::thread::scope(|scope| {
+        let mut kept = None;
+        for (at, session) in plan.sessions.iter().enumerate() {
+            let (bytes, modified) = stamp(session)?;
+            let name = plan.layout.name(&session.path);
+            let place = path(folder, at);
+            let earlier = fs::read(place.with_extension(RECORD)).ok();
+            let earlier: Option<Record> = earlier.and_then(|text| serde_json::from_slice(&text).ok());
+            if let Some(Record { source, .. }) = earlier.filter(|record| {
+                record.modified == modified
+                    && record.voxels == voxels
+                    && (&record.source.name, record.source.bytes) == (&name, bytes)
+            }) {
+                records.push(source);
+                if work.step(bytes).is_break() {
+                    return Err(NsdError::Stopped);
+                }
+                continue;
             }
-            continue;
+            let (series, source) = session.read(&pick, name, &mut scratch, &mut |bytes| work.step(bytes))?;
+            if at == 0 && session.format == BetasFormat::Hdf5 {
+                same_as_nifti(plan, session, &pick, &series)?;
+            }
+            records.push(source.clone());
+            let record = Record { source, modified, voxels: voxels.clone() };
+            settle(kept.replace(scope.spawn(move || keep(&place, series, &record))))?;
         }
-        let (mut series, source) = session.read(&pick, name, &mut scratch, &mut |bytes| work.step(bytes))?;
-        if at == 0 && session.format == BetasFormat::Hdf5 {
-            same_as_nifti(plan, session, &pick, &series)?;
-        }
-        series.par_chunks_mut(TRIALS).for_each(z_score);
-        commit(&path(folder, at), as_bytes(&series))?;
-        let record = Record { source, modified, voxels: voxels.clone() };
-        commit(&record_path, &serde_json::to_vec(&record).unwrap_or_default())?;
-        records.push(record.source);
-        if work.step(0).is_break() {
-            return Err(NsdError::Stopped);
-        }
+        settle(kept)
+    })?;
+    match work.step(0) {
+        ControlFlow::Continue(()) => Ok(records),
+        ControlFlow::Break(()) => Err(NsdError::Stopped),
     }
-    Ok(records)
+}
+
+/// Z-scores a session's picked voxels and leaves them at `place`, its record after them.
+fn keep(place: &Path, mut series: Vec<f32>, record: &Record) -> Result<(), NsdError> {
+    series.par_chunks_mut(TRIALS).for_each(z_score);
+    commit(place, bytemuck::cast_slice(&series))?;
+    commit(&place.with_extension(RECORD), &serde_json::to_vec(record).unwrap_or_default())
+}
+
+/// Waits for the session that is being kept.
+fn settle(kept: Option<ScopedJoinHandle<'_, Result<(), NsdError>>>) -> Result<(), NsdError> {
+    match kept.map(ScopedJoinHandle::join) {
+        None => Ok(()),
+        Some(Ok(kept)) => kept,
+        Some(Err(panic)) => std::panic::resume_unwind(panic),
+    }
 }
 
 fn stamp(session: &Session) -> Result<(u64, u128), NsdError> {
@@ -111,8 +134,4 @@ fn commit(path: &Path, bytes: &[u8]) -> Result<(), NsdError> {
         })
         .and_then(|()| fs::rename(&partial, path))
         .map_err(|source| NsdError::Write { path: path.to_owned(), source })
-}
-
-fn as_bytes(values: &[f32]) -> &[u8] {
-    bytemuck::cast_slice(values)
 }
