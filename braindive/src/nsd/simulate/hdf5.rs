@@ -277,4 +277,27 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_reader_finds_every_element_of_contiguous_and_chunked_data() {
+        let folder = tempfile::tempdir().unwrap();
+        for chunk in [None, Some(vec![4, 1, 1])] {
+            let path = folder.path().join("data.hdf5");
+            let dataset = Dataset { name: "data", element: Element::I16, shape: vec![4, 11, 13], chunk };
+            let writer = Writer::create(&path, dataset.clone()).unwrap();
+            // What is not written is zero.
+            let values: Vec<i16> = (0..500).map(|value| 40 * value - 9_000).collect();
+            writer.write(0, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()).unwrap();
+            writer.finish().unwrap();
+            let read =
+                hdf5_reader::Hdf5File::open(&path).unwrap().dataset("data").unwrap().read_array::<i16>().unwrap();
+            assert_eq!(read.shape(), [4, 11, 13]);
+            for (index, &found) in read.indexed_iter() {
+                let row_major = (index[0] * 11 + index[1]) * 13 + index[2];
+                let chunk_by_chunk = (index[1] * 13 + index[2]) * 4 + index[0];
+                let at = if dataset.chunk.is_some() { chunk_by_chunk } else { row_major };
+                assert_eq!(found, values.get(at).copied().unwrap_or(0), "{index:?}");
+            }
+        }
+    }
 }
