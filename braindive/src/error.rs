@@ -1,5 +1,6 @@
 //! What can go wrong between a model folder and a sampled image.
 
+use crate::cluster::ClusterError;
 use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
@@ -88,10 +89,19 @@ pub enum Error {
     Montage(#[from] crate::volume::MontageError),
 
     #[error(transparent)]
+    Import(#[from] crate::nsd::import::ImportError),
+
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+
+    #[error(transparent)]
     Fit(#[from] FitError),
 
     #[error(transparent)]
     Folder(#[from] crate::folder::FolderError),
+
+    #[error(transparent)]
+    Nsd(#[from] crate::nsd::NsdError),
 
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -126,10 +136,14 @@ impl Error {
             }
             Self::Write { .. } => ErrorKind::Io,
             Self::Folder(error) if error.is_io() => ErrorKind::Io,
+            Self::Import(error) if error.is_io() => ErrorKind::Io,
             Self::Volume(error) if error.is_io() => ErrorKind::Io,
+            Self::Nsd(crate::nsd::NsdError::Stopped) => ErrorKind::Stopped,
+            Self::Nsd(error) if error.is_io() => ErrorKind::Io,
             Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
+            Self::Cluster(ClusterError::Stopped) => ErrorKind::Stopped,
             Self::Fit(FitError::Diverged { .. } | FitError::NonFiniteFeatures { .. }) => ErrorKind::NonFinite,
             Self::Tensor(_) => ErrorKind::Bug,
             _ => ErrorKind::BadInput,

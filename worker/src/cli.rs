@@ -7,8 +7,11 @@ use crate::chain::chain;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
-use crate::tasks::{DeviceRunner, Runner, by_hand, request};
+use crate::tasks::cluster::Cluster;
+use crate::tasks::import::{ImportDataset, ImportMask};
+use crate::tasks::{DeviceRunner, Runner, by_hand, fit, prepare, request};
 use anyhow::Context;
+use braindive::nsd::Subject;
 use braindive::nsd::simulate::{self, Formats, Images};
 use clap::{Args, Parser, Subcommand};
 use std::io::{IsTerminal, stderr};
@@ -40,8 +43,20 @@ enum Command {
     Sample(Sample),
     /// Measure what a guided step and its parts cost on a device
     Bench(Bench),
+    /// Prepare a subject of the Natural Scenes Dataset for fitting; a stopped one goes on where it ended
+    Prepare(Prepare),
+    /// Fit a voxel encoder to a subject's prepared data, or take one over, and evaluate it
+    Fit(fit::Fit),
+    /// Score an encoder on the held-out images of prepared data
+    Evaluate(fit::Evaluate),
+    /// Cluster the voxels of an encoder's region by what they answer to
+    Cluster(Cluster),
     /// Write simulated subjects in the layout of the Natural Scenes Dataset, with what was planted in them
     SimulateSubject(SimulateSubject),
+    /// Write a mask that is kept as an array as a volume in the subject's space
+    ImportMask(ImportMask),
+    /// Prepare images, betas and masks of an experiment that is not in NSD's layout
+    ImportDataset(ImportDataset),
 }
 
 #[derive(Debug, Args)]
@@ -134,6 +149,54 @@ struct Bench {
 }
 
 #[derive(Debug, Args)]
+struct Prepare {
+    /// The dataset's root, which holds nsddata and nsddata_betas
+    root: PathBuf,
+    /// Subject, for example subj01
+    #[arg(long)]
+    subject: Subject,
+    /// Folder to make; while it is made it is called DIR.partial
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Preparation of the betas: the name of their folder [default: betas_fithrf_GLMdenoise_RR]
+    #[arg(long, value_name = "NAME")]
+    betas: Option<String>,
+    /// How many sessions there have to be [default: all that the subject took part in]
+    #[arg(long, value_name = "N")]
+    sessions: Option<usize>,
+    /// Members of the voxel set: ROI volumes, parcels, food, cortex [default: as the paper]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    voxels: Option<Vec<String>>,
+    /// How many parcels of HCP_MMP1, those of the highest noise ceiling [default: 45]
+    #[arg(long, value_name = "N")]
+    parcels: Option<usize>,
+    /// Subjects whose noise ceilings rank the parcels [default: all that are there]
+    #[arg(long, value_name = "SUBJECT", num_args = 1.., value_delimiter = ',')]
+    ranked_by: Vec<Subject>,
+    /// Parcels by number, instead of ranking them
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',')]
+    parcel_ids: Vec<u16>,
+    /// ROI volumes whose labelled voxels are left out [default: prf-visualrois]
+    #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',')]
+    exclude: Option<Vec<String>>,
+    /// NIfTI volume, larger than 0.5 in food-selective voxels
+    #[arg(long, value_name = "FILE")]
+    food: Option<PathBuf>,
+    /// Regions are labels where the localiser's t map is larger [default: 2]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    t_above: Option<f64>,
+    /// Held-out images: shared907, shared515, or a file of 73k ids [default: shared907]
+    #[arg(long)]
+    split: Option<String>,
+    /// Side of the prepared images, pixels [default: 256]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Folder of COCO's train2017 and val2017, instead of the images as they were shown
+    #[arg(long, value_name = "DIR")]
+    stimuli: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct SimulateSubject {
     /// Folder to make: the dataset's root
     #[arg(long, value_name = "DIR")]
@@ -180,14 +243,20 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
+        Some(Command::Prepare(args)) => args.run(),
+        Some(Command::Fit(args)) => args.run(),
+        Some(Command::Evaluate(args)) => args.run(),
+        Some(Command::Cluster(args)) => args.run(),
         Some(Command::SimulateSubject(args)) => args.run(),
+        Some(Command::ImportMask(args)) => args.run(),
+        Some(Command::ImportDataset(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
-            let input = error.is::<request::RequestError>();
+            let input = error.is::<request::RequestError>() || error.downcast_ref().is_some_and(prepare::is_input);
             let quarantined = matches!(error.downcast_ref(), Some(AgentError::Quarantined { .. }));
             ExitCode::from(if input {
                 2
@@ -277,6 +346,33 @@ impl Bench {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             print!("{}", report.table());
+        }
+        Ok(())
+    }
+}
+
+impl Prepare {
+    fn run(self) -> anyhow::Result<()> {
+        let default = prepare::Settings::default();
+        let settings = prepare::Settings {
+            root: self.root,
+            betas: self.betas.unwrap_or(default.betas),
+            sessions: self.sessions,
+            voxels: self.voxels.unwrap_or(default.voxels),
+            parcels: self.parcels.unwrap_or(default.parcels),
+            ranked_by: self.ranked_by,
+            parcel_ids: self.parcel_ids,
+            exclude: self.exclude.unwrap_or(default.exclude),
+            food: self.food,
+            t_above: self.t_above.unwrap_or(default.t_above),
+            split: self.split.unwrap_or(default.split),
+            image_size: self.image_size.unwrap_or(default.image_size),
+            stimuli: self.stimuli,
+        };
+        let manifest = prepare::by_hand(self.subject, &settings, &self.out)?;
+        println!("{}", self.out.display());
+        for (what, number) in &manifest.summary {
+            println!("  {what}: {number}");
         }
         Ok(())
     }

@@ -3,10 +3,14 @@
 
 mod bessel;
 mod choose;
+mod job;
 mod mixture;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use choose::{Choice, choose};
+pub use job::{CENTRES, CLUSTERS, CTAB, Job, LABELS, PICTURE, Region, Report, Stored, identity, run};
 pub use mixture::{Directions, Fitted, Mixture};
 pub use settings::{Assignment, Settings};
 

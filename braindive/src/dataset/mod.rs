@@ -8,10 +8,13 @@
 //! | `voxels.safetensors` | `voxel_ijk` i32 [voxels, 3]; `ncsnr` f32 [voxels]; `noise_ceiling` f32 [voxels], per cent, of the test images' means |
 //! | `regions.json` | [`Regions`] |
 //! | `voxels.nii.gz` | 1 at every voxel of the set, with the subject's own header |
+//! | `montage.png` | the noise ceiling, slice by slice |
 
+mod tensor_file;
 mod write;
 
-pub use write::{Parts, write};
+pub use tensor_file::TensorFile;
+pub use write::{Parts, write, write_regions, write_voxels};
 
 use crate::error::{Error, Result};
 use crate::folder::Manifest;
@@ -27,6 +30,8 @@ pub const VOXELS: &str = "voxels.safetensors";
 pub const REGIONS: &str = "regions.json";
 /// The subject's grid and header, for volumes that are made from the data.
 pub const GRID: &str = "voxels.nii.gz";
+/// A picture for people.
+pub const MONTAGE: &str = "montage.png";
 
 /// Named regions of a subject, over the voxels of the set.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

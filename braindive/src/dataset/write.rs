@@ -30,7 +30,6 @@ pub struct Parts {
 /// The lengths do not fit together, or the disk fails.
 pub fn write(folder: &Path, parts: &Parts) -> Result<()> {
     let (images, voxels, side) = (parts.image_ids.len(), parts.voxel_ijk.len(), parts.side);
-    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let betas = bytes(&parts.betas);
     let image_ids: Vec<u8> = parts.image_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     tensors(
@@ -43,18 +42,39 @@ pub fn write(folder: &Path, parts: &Parts) -> Result<()> {
         ],
     )?;
     tensors(&folder.join(IMAGES), [("images", Dtype::U8, vec![images, side, side, 3], &parts.images)])?;
-    let voxel_ijk: Vec<u8> = parts.voxel_ijk.iter().flatten().flat_map(|index| index.to_le_bytes()).collect();
+    write_voxels(folder, &parts.voxel_ijk, &parts.ncsnr, &parts.noise_ceiling)?;
+    write_regions(folder, &parts.regions)
+}
+
+/// Writes `voxels.safetensors`: place, ncsnr and noise ceiling (per cent) of every voxel.
+///
+/// # Errors
+/// The lengths do not fit together, or the disk fails.
+pub fn write_voxels(folder: &Path, voxel_ijk: &[[i32; 3]], ncsnr: &[f32], noise_ceiling: &[f32]) -> Result<()> {
+    let voxels = voxel_ijk.len();
+    let voxel_ijk: Vec<u8> = voxel_ijk.iter().flatten().flat_map(|index| index.to_le_bytes()).collect();
     tensors(
         &folder.join(VOXELS),
         [
             ("voxel_ijk", Dtype::I32, vec![voxels, 3], &voxel_ijk),
-            ("ncsnr", Dtype::F32, vec![voxels], &bytes(&parts.ncsnr)),
-            ("noise_ceiling", Dtype::F32, vec![voxels], &bytes(&parts.noise_ceiling)),
+            ("ncsnr", Dtype::F32, vec![voxels], &bytes(ncsnr)),
+            ("noise_ceiling", Dtype::F32, vec![voxels], &bytes(noise_ceiling)),
         ],
-    )?;
+    )
+}
+
+/// Writes `regions.json`.
+///
+/// # Errors
+/// The disk fails.
+pub fn write_regions(folder: &Path, regions: &Regions) -> Result<()> {
     let path = folder.join(REGIONS);
-    let text = serde_json::to_vec(&parts.regions).map_err(|source| Error::Config { path: path.clone(), source })?;
+    let text = serde_json::to_vec(regions).map_err(|source| Error::Config { path: path.clone(), source })?;
     std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn tensors<const N: usize>(path: &Path, tensors: [(&str, Dtype, Vec<usize>, &Vec<u8>); N]) -> Result<()> {

@@ -18,6 +18,36 @@ pub enum NsdError {
     #[error("{}: {what} is {found}, expected {expected}", path.display())]
     Unexpected { path: PathBuf, what: String, found: String, expected: String },
 
+    #[error("{}: {source}", path.display())]
+    Mat5 { path: PathBuf, source: super::mat5::Mat5Error },
+
+    #[error("{}: {source}", path.display())]
+    Mgh { path: PathBuf, source: super::mgh::MghError },
+
+    #[error("reading the table {}: {source}", path.display())]
+    Csv { path: PathBuf, source: csv::Error },
+
+    #[error("reading the HDF5 file {}: {source}", path.display())]
+    Hdf5 { path: PathBuf, source: hdf5_reader::error::Error },
+
+    #[error("{}: {source}", path.display())]
+    Index { path: PathBuf, source: super::chunks::IndexError },
+
+    #[error("reading the betas {}: {source}", path.display())]
+    Nifti { path: PathBuf, source: nifti::NiftiError },
+
+    #[error("reading the photograph {}: {source}", path.display())]
+    Jpeg { path: PathBuf, source: image::ImageError },
+
+    #[error("image {id} of {}: {source}", path.display())]
+    Image { path: PathBuf, id: u32, source: crate::image::ImageError },
+
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
+
+    #[error(transparent)]
+    Folder(#[from] crate::folder::FolderError),
+
     #[error("{setting} is {found}, expected {expected}")]
     Setting { setting: &'static str, found: String, expected: String },
 
@@ -30,4 +60,19 @@ pub enum NsdError {
 
     #[error("prepare was stopped; the next try goes on where it ended")]
     Stopped,
+}
+
+impl NsdError {
+    /// Whether another try may help.
+    pub fn is_io(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => {
+                !matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof)
+            }
+            Self::Write { .. } => true,
+            Self::Folder(error) => error.is_io(),
+            Self::Volume(error) => error.is_io(),
+            _ => false,
+        }
+    }
 }

@@ -15,7 +15,7 @@ mod train;
 pub use adamw::{Epoch, Learned, Training};
 pub use error::{FitError, Judged};
 pub use features::{Backbone, Pass};
-pub use output::{HEAD, METRICS};
+pub use output::{HEAD, METRICS, PICTURE};
 pub use progress::Progress;
 pub use ridge::{Ridge, ridge};
 pub use settings::{Features, Method, Settings};

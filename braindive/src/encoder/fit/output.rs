@@ -6,7 +6,9 @@ use crate::dataset::{Dataset, GRID};
 use crate::encoder::evaluate::{Evaluation, VoxelScores};
 use crate::error::{Error, Result};
 use crate::folder::FileRecord;
+use crate::image::png;
 use crate::models::VitConfig;
+use crate::volume::{Grid, Montage, write_map};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -14,6 +16,8 @@ use std::path::Path;
 pub const HEAD: &str = "head.safetensors";
 /// A line per epoch.
 pub const METRICS: &str = "metrics.jsonl";
+/// R² by voxel, as slices.
+pub const PICTURE: &str = "montage.png";
 const CONFIG: &str = "config.json";
 
 /// Writes head, configuration, grid and metrics. `backbone`: files of the image tower.
@@ -48,9 +52,40 @@ pub fn write_head(
     Ok(())
 }
 
-/// Writes what an evaluation found.
+/// Writes what an evaluation found: numbers, a volume for each score, which is NaN where it is not defined, and a picture of R².
 pub fn write_scores(folder: &Path, data: &Dataset, evaluation: &Evaluation, scores: &VoxelScores) -> Result<()> {
-    evaluation.write(folder, data, scores)
+    evaluation.write(folder, data, scores)?;
+    let grid = grid(data)?;
+    // An index that is negative is outside of every grid.
+    let places =
+        data.voxel_ijk().into_iter().map(|place| place.map(|index| usize::try_from(index).unwrap_or(usize::MAX)));
+    let places: Vec<[usize; 3]> = places.collect();
+    let volume = |scores: &[f64]| {
+        let scores: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
+        grid.scatter(&places, &scores, f32::NAN)
+    };
+    for (name, scores) in [("r2", &scores.r2), ("r", &scores.r), ("normalised_r2", &scores.normalised_r2)] {
+        write_map(&folder.join(format!("{name}.nii.gz")), &grid, &volume(scores)?)?;
+    }
+    let montage = Montage { grid: &grid, anatomy: None }.map(&volume(&scores.r2)?, None)?;
+    let text = BTreeMap::from([("Software".to_owned(), SOFTWARE.to_owned())]);
+    write(&folder.join(PICTURE), &png::encode(&montage, &text)?)
+}
+
+/// The subject's grid.
+fn grid(data: &Dataset) -> Result<Grid> {
+    let path = data.folder().join(GRID);
+    let grid = Grid::read(&path)?;
+    let (found, expected) = (grid.shape(), data.regions().shape);
+    match found == expected {
+        true => Ok(grid),
+        false => Err(Error::Unsupported {
+            path,
+            key: "shape".to_owned(),
+            found: format!("{found:?}"),
+            expected: format!("{expected:?}, the shape that the regions have"),
+        }),
+    }
 }
 
 fn write_tensors(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRecord]) -> Result<()> {
@@ -77,6 +112,7 @@ fn write_tensors(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRec
     let metadata = serde_json::json!({
         "subject": data.manifest().subject,
         "shape": regions.shape,
+        "affine": grid(data)?.affine(),
         "split": regions.split,
         "split_sha256": regions.split_sha256,
         "backbone": backbone,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::dataset::{GRID, Parts, Region, Regions, write};
 use crate::encoder::evaluate::{EVALUATION, TABLE};
+use crate::volume::{Grid, Volume, write_map};
 use std::fs;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ const BACKBONE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle
 const IMAGES: usize = 70;
 const VOXELS: usize = 5;
 const SIDE: usize = 36;
+const AFFINE: [[f32; 4]; 3] = [[1.8, 0.0, 0.0, -4.5], [0.0, 1.8, 0.0, 2.0], [0.0, 0.0, 1.8, 7.25]];
 
 /// Images of two kinds, warm and cool; voxels 0 to 2 tell them apart and the others answer nothing but noise.
 fn parts() -> Parts {
@@ -61,7 +63,8 @@ impl Place {
         let data = folder.path().join("data");
         let Opened::Draft(draft) = Draft::open(&data, "data").unwrap() else { panic!("a fresh folder") };
         write(draft.path(), parts).unwrap();
-        fs::write(draft.path().join(GRID), b"the grid").unwrap();
+        let grid = Grid::new([6, 4, 4], AFFINE).unwrap();
+        write_map(&draft.path().join(GRID), &grid, &[1.0; 96]).unwrap();
         let manifest = Manifest {
             identity: String::new(),
             kind: "prepare".to_owned(),
@@ -128,6 +131,13 @@ fn a_fitted_head_predicts_what_was_planted_and_its_folder_says_so() {
     assert_eq!(files[METRICS].iter().filter(|&&byte| byte == b'\n').count(), 40);
     assert!(files.contains_key(TABLE) && files.contains_key(EVALUATION) && files.contains_key(GRID));
     assert!(manifest.inputs.iter().any(|input| input.name == "backbone/open_clip_model.safetensors"));
+    let r2_map = Volume::read(&out.join("r2.nii.gz")).unwrap();
+    let in_map = |voxel| r2_map.get(voxel).unwrap();
+    let mean = (0..3).map(|x| in_map([x, 1, 2])).sum::<f64>() / 3.0;
+    assert!((mean - r2("warm")).abs() < 1e-6 && in_map([5, 1, 2]).is_nan());
+    assert_eq!(r2_map.grid.affine()[2], AFFINE[2].map(f64::from));
+    let (picture, _) = crate::image::png::decode(&files[PICTURE]).unwrap();
+    assert!(picture.pixels().iter().any(|&value| value > 0));
     // Asked again, it is there.
     assert_eq!(place.fit("encoder", &settings, &mut |_, _| panic!("nothing is left to do")).unwrap(), manifest);
 }

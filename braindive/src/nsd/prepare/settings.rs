@@ -12,7 +12,7 @@ pub struct Settings {
     pub root: PathBuf,
     /// Which preparation of the betas: the name of their folder.
     pub betas: String,
-    /// How many sessions there have to be; NSD's own number of the subject if it is not said.
+    /// How many sessions there have to be; all that the subject took part in if it is not said.
     pub sessions: Option<usize>,
     /// Members of the voxel set: names of ROI volumes (all of their labels), `parcels`, `food`, `cortex`.
     pub voxels: Vec<String>,

@@ -1,0 +1,17 @@
+//! NumPy files and pickles of arrays. A pickle is never executed.
+#![no_main]
+
+use braindive::nsd::import::{npy, pickle};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((kind, bytes)) = bytes.split_first() else { return };
+    match kind % 2 {
+        0 => {
+            if let Ok(array) = npy::parse(bytes.to_vec()) {
+                assert_eq!(array.floats().len(), array.len());
+            }
+        }
+        _ => drop(pickle::parse(bytes)),
+    }
+});

@@ -1,0 +1,79 @@
+//! `worker import-mask` and `worker import-dataset`: data that others have made, by hand.
+
+use anyhow::Context;
+use braindive::nsd::import::dataset::{Settings, import};
+use braindive::nsd::import::mask::{Mask, Source};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Flags of `worker import-mask`.
+#[derive(Debug, Args)]
+pub struct ImportMask {
+    /// Booleans of the volume's shape, or booleans or indices over its voxels: .npy, or .pkl of a list of such arrays
+    file: PathBuf,
+    /// A volume of the subject, whose place in space the mask gets
+    #[arg(long, value_name = "NIFTI")]
+    like: PathBuf,
+    /// Volumes whose voxels above --above a flattened mask covers, for example nsdgeneral.nii.gz [default: all voxels]
+    #[arg(long, value_name = "NIFTI")]
+    within: Vec<PathBuf>,
+    /// What belongs to the volumes of --within: cortex is above -0.5 in NSD's
+    #[arg(long, value_name = "VALUE", default_value_t = -0.5, allow_negative_numbers = true)]
+    above: f64,
+    /// Which array of a list, counted from 0: subject 1 comes first in the authors' lists
+    #[arg(long, value_name = "N")]
+    item: Option<usize>,
+    /// Volume to write, .nii or .nii.gz
+    #[arg(long, value_name = "NIFTI")]
+    out: PathBuf,
+}
+
+impl ImportMask {
+    /// Writes the volume and says how large the mask is.
+    pub fn run(self) -> anyhow::Result<()> {
+        let Self { file, like, within, above, item, out } = self;
+        let mask = Mask::read(&Source { file, item, like, within, above })?;
+        mask.write(&out)?;
+        println!("{}: {} voxels", out.display(), mask.voxels());
+        Ok(())
+    }
+}
+
+/// Flags of `worker import-dataset`.
+#[derive(Debug, Args)]
+pub struct ImportDataset {
+    /// What to take over (JSON): images, betas, regions and how they are split; paths are as seen from here
+    #[arg(long, value_name = "FILE", required_unless_present = "algonauts", conflicts_with = "algonauts")]
+    settings: Option<PathBuf>,
+    /// A subject's folder of the Algonauts Project 2023, which holds training_split and roi_masks
+    #[arg(long, value_name = "DIR")]
+    algonauts: Option<PathBuf>,
+    /// Side of the prepared images, pixels [default: 256]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl ImportDataset {
+    /// Makes the prepared subject and prints its size.
+    pub fn run(self) -> anyhow::Result<()> {
+        let mut settings = match (&self.settings, &self.algonauts) {
+            (Some(path), _) => {
+                let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+                serde_json::from_slice(&text).with_context(|| format!("the settings {}", path.display()))?
+            }
+            (None, Some(root)) => {
+                let subject = root.file_name().unwrap_or_default().to_string_lossy();
+                Settings::algonauts(root, &subject)?
+            }
+            (None, None) => Settings::default(),
+        };
+        settings.image_size = self.image_size.unwrap_or(settings.image_size);
+        let manifest = import(&settings, &self.out)?;
+        let sizes: Vec<String> = manifest.summary.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        println!("{}: {}", self.out.display(), sizes.join(", "));
+        Ok(())
+    }
+}
