@@ -159,7 +159,8 @@ fn a_whole_chain_is_planned_before_anything_of_it_is_made() {
 fn the_published_chain_is_planned_before_anything_of_it_is_made() {
     let copy = super::Copy::new();
     let root = copy.root.path().canonicalize().unwrap();
-    fs::create_dir_all(root.join("derived/nsd")).unwrap();
+    fs::create_dir_all(root.join("derived/nsd/food")).unwrap();
+    fs::write(root.join("derived/nsd/food/food_s1.nii.gz"), "a mask").unwrap();
     let mut known = Known::default();
     for (file, kind) in [("prepare", Kind::Prepare), ("encoders", Kind::Fit), ("clusters", Kind::Cluster)] {
         let text = fs::read_to_string(repository().join(format!("experiments/{file}.yaml"))).unwrap();

@@ -1,16 +1,18 @@
 //! Jobs that make folders: what they read is compared with what was expected, the science core makes the folder or goes on making it, and
 //! the result names all that went in and came out.
 
-use super::input::{content, digest, origin, verify};
+use super::input::{check, content, digest, origin, unchanged, verify};
 use super::models::ShelfError;
 use super::sample::timed;
 use super::{Product, TaskError, Work};
 use crate::control::Control;
+use braindive::cluster::{self, Region};
 use braindive::encoder::fit;
 use braindive::folder::{FolderError, Manifest};
+use braindive::nsd::{NsdError, Subject, prepare};
 use braindive::{Device, Error};
 use protocol::ids::{Digest, NotADigest};
-use protocol::job::{Condition, FitCondition, ModelFile, Origin};
+use protocol::job::{ClusterCondition, Condition, FitCondition, ModelFile, Origin, PrepareCondition};
 use protocol::outcome::{FolderResult, JobResult, PhaseSeconds};
 use protocol::version::SOFTWARE;
 use serde::Serialize;
@@ -37,7 +39,9 @@ pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskErro
     let inputs = checked.map_err(|error| error.end(seconds))?;
     let made = timed(&mut seconds.sampling, || {
         alone(&work.control, &out, || match &*work.condition {
+            Condition::Prepare(condition) => prepare(condition, work, &out),
             Condition::Fit(condition) => fit(condition, work, &out, device),
+            Condition::Cluster(condition) => cluster(condition, work, &out),
             _ => Err(ShelfError::Unable(work.condition.kind())),
         })
     });
@@ -49,6 +53,14 @@ pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskErro
 fn inputs(condition: &Condition) -> Result<Inputs, ShelfError> {
     let mut inputs = Inputs::new();
     match condition {
+        Condition::Prepare(condition) => {
+            let PrepareCondition { settings, files, .. } = &**condition;
+            for (setting, digest) in files {
+                let path = if setting == "split" { Some(Path::new(&settings.split)) } else { settings.food.as_deref() };
+                unchanged(path.unwrap_or(Path::new("")), digest)?;
+                inputs.insert(setting.clone(), digest.clone());
+            }
+        }
         Condition::Fit(condition) => {
             // Its files are compared with its manifest when they are read.
             origin(&condition.data)?;
@@ -57,12 +69,19 @@ fn inputs(condition: &Condition) -> Result<Inputs, ShelfError> {
             inputs.insert("backbone".to_owned(), condition.backbone.digest.clone());
         }
         Condition::Cluster(condition) => {
-            origin(&condition.encoder)?;
+            check(&condition.encoder)?;
             inputs.insert("encoder".to_owned(), digest(&condition.encoder)?);
         }
         _ => {}
     }
     Ok(inputs)
+}
+
+fn prepare(condition: &PrepareCondition, work: &Work, out: &Path) -> Result<Manifest, ShelfError> {
+    let settings: prepare::Settings = settings(&condition.settings, None)?;
+    let subject: Subject = condition.subject.parse().map_err(Error::from)?;
+    let progress = &mut |done, total| report(&work.control, done, total);
+    Ok(prepare::run(subject, &settings, out, &identity(work), SOFTWARE, progress).map_err(Error::from)?)
 }
 
 fn fit(condition: &FitCondition, work: &Work, out: &Path, device: &Device) -> Result<Manifest, ShelfError> {
@@ -71,6 +90,13 @@ fn fit(condition: &FitCondition, work: &Work, out: &Path, device: &Device) -> Re
     let job =
         fit::Job { data: condition.data.path(), backbone: &condition.backbone.path, out, identity: &identity, device };
     Ok(fit::fit(&job, &settings, &mut |done, total| report(&work.control, done, total))?)
+}
+
+fn cluster(condition: &ClusterCondition, work: &Work, out: &Path) -> Result<Manifest, ShelfError> {
+    let settings: cluster::Settings = settings(&condition.settings, Some(work.job.seed.0))?;
+    let (region, identity) = (Region::from(condition.region.clone()), identity(work));
+    let job = cluster::Job { encoder: condition.encoder.path(), region: &region, out, identity: &identity };
+    Ok(cluster::run(&job, &settings, &mut |done, total| report(&work.control, done, total))?.manifest)
 }
 
 /// What the folder is known by.
@@ -105,7 +131,7 @@ fn alone(
     let mut told = false;
     loop {
         match make() {
-            Err(ShelfError::Load(Error::Folder(FolderError::InUse { .. }))) if !control.is_stopped() => {
+            Err(error) if in_use(&error) && !control.is_stopped() => {
                 if !told {
                     tracing::warn!("{} is being made by another process; waiting for it", out.display());
                     told = true;
@@ -115,6 +141,15 @@ fn alone(
             made => return made,
         }
     }
+}
+
+fn in_use(error: &ShelfError) -> bool {
+    matches!(
+        error,
+        ShelfError::Load(
+            Error::Folder(FolderError::InUse { .. }) | Error::Nsd(NsdError::Folder(FolderError::InUse { .. }))
+        )
+    )
 }
 
 fn product(
@@ -153,7 +188,7 @@ fn product(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::job::FitSettings;
+    use protocol::job::{ClusterSettings, FitSettings, PrepareSettings};
 
     #[test]
     fn settings_and_their_defaults_are_those_of_the_science_core() {
@@ -162,6 +197,10 @@ mod tests {
         let fit: fit::Settings =
             settings(&FitSettings { epochs: 7, ..FitSettings::default() }, Some(u64::MAX)).unwrap();
         assert_eq!((fit.epochs, fit.seed), (7, u64::MAX));
+        let prepare: prepare::Settings = settings(&PrepareSettings::default(), None).unwrap();
+        assert_eq!(prepare, prepare::Settings::default());
+        let cluster: cluster::Settings = settings(&ClusterSettings::default(), Some(0)).unwrap();
+        assert_eq!(cluster, cluster::Settings::default());
     }
 
     #[test]
