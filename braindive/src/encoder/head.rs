@@ -51,7 +51,10 @@ impl Head {
             false => HeadConfig::default(),
         };
         for (region, rows) in config.rois.iter_mut().chain(&mut config.clusters) {
-            check_voxels(region, rows, opened.voxels)?;
+            // An empty one is in nobody's way until it is asked for: not every subject has every region.
+            if !rows.is_empty() {
+                check_voxels(region, rows, opened.voxels)?;
+            }
             // A region is a set: a voxel that is listed twice counts once.
             rows.sort_unstable();
             rows.dedup();
