@@ -42,7 +42,7 @@ pub struct FolderDraft {
 #[derive(Debug, Clone, PartialEq)]
 pub enum FolderWork {
     Prepare { root: Option<Located<String>> },
-    Fit { data: Option<Located<String>>, models: ModelNames },
+    Fit { data: Option<Located<String>>, models: Box<ModelNames> },
     Cluster { encoder: Option<Located<String>> },
 }
 
@@ -60,7 +60,7 @@ impl FolderDraft {
         let data = data.and_then(|node| model::path_name(node, "data", &[SUBJECT], diagnostics));
         let models = fields.required("models", diagnostics);
         let models = models.map(|node| model::read(node, &["backbone"], &[], diagnostics)).unwrap_or_default();
-        Self::read(FolderWork::Fit { data, models }, fields, diagnostics)
+        Self::read(FolderWork::Fit { data, models: Box::new(models) }, fields, diagnostics)
     }
 
     pub fn cluster(fields: &Fields<'_>, diagnostics: &mut Diagnostics) -> Self {

@@ -29,13 +29,17 @@ pub struct Wanted<'a> {
     pub place: Place,
 }
 
+/// Something is wrong, and the diagnostics have it.
+#[derive(Debug)]
+pub struct Told;
+
 /// The folder that a needed experiment makes at `path`; `Err` if that cannot be, which is told.
 pub fn made(
     path: &Path,
     wanted: Wanted<'_>,
     known: &Known,
     diagnostics: &mut Diagnostics,
-) -> Result<Option<MadeFolder>, ()> {
+) -> Result<Option<MadeFolder>, Told> {
     let makers = known.makers(path);
     let Some(Maker { experiment, kind, origin }) = makers.first() else { return Ok(None) };
     if makers.len() > 1 {
@@ -45,7 +49,7 @@ pub fn made(
                 format!("`{}`: several conditions of `{experiment}` make {}", wanted.key, path.display()),
             )
             .note(format!("name the file of `{experiment}` before this one, so that its present conditions count"));
-        return Err(());
+        return Err(Told);
     }
     if *kind != wanted.kind {
         diagnostics
@@ -58,7 +62,7 @@ pub fn made(
                 ),
             )
             .note(format!("expected a folder that a job of kind {} makes", wanted.kind));
-        return Err(());
+        return Err(Told);
     }
     Ok(Some(MadeFolder { path: path.to_owned(), made_by: origin.clone() }))
 }
@@ -68,7 +72,7 @@ pub fn find(path: &Path, wanted: Wanted<'_>, known: &Known, diagnostics: &mut Di
     match made(path, wanted, known, diagnostics) {
         Ok(Some(folder)) => Some(Input::Made(folder)),
         Ok(None) => on_disk(path, wanted, diagnostics).map(Input::Content),
-        Err(()) => None,
+        Err(Told) => None,
     }
 }
 

@@ -99,10 +99,7 @@ impl ScoreDraft {
             let subject = Subject { name, encoder: models.encoder.as_ref(), models: &self.models, places, known };
             for (condition, sample) in sampled.iter().filter(|(condition, _)| condition.subject == *name) {
                 let cell = (name.as_str(), condition.region.as_str());
-                if !voxels.contains_key(&cell) {
-                    let found = self.voxels(&subject, sample, images.place, files, diagnostics);
-                    voxels.insert(cell, found);
-                }
+                voxels.entry(cell).or_insert_with(|| self.voxels(&subject, sample, images.place, files, diagnostics));
             }
         }
         if !diagnostics.is_empty() {

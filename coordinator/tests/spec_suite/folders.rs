@@ -192,7 +192,7 @@ fn a_key_follows_what_decides_the_content_down_the_chain_and_no_path() {
     };
     let others = [
         last(&format!("{PREPARED}prepare: {{ t_above: 3 }}\n"), &encoders("")),
-        last(&PREPARED.replace("grid: {", "grid: { seed: 1,").replace("{subject}\n", "{subject}\n"), &encoders("")),
+        last(&PREPARED.replace("grid: {", "grid: { seed: 1,"), &encoders("")),
         last(PREPARED, &encoders("fit: { epochs: 99 }\n")),
         food("one"),
         food("two"),

@@ -132,7 +132,7 @@ mod tests {
         };
         draft.publish(manifest).unwrap();
         assert!(check(&input(0)).is_ok());
-        let files = vec![ModelFile { name: "head".into(), bytes: 3, sha256: sha256(&path.join("head")).unwrap() }];
+        let files = [ModelFile { name: "head".into(), bytes: 3, sha256: sha256(&path.join("head")).unwrap() }];
         let line = format!("{}  head\n", files[0].sha256);
         assert_eq!(
             digest(&input(0)).unwrap(),
