@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::folder::{Draft, FileRecord, Manifest, Opened};
 use crate::image::png;
 use crate::volume::{Montage, Volume, write_labels};
+use crate::weights::write_tensors;
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -240,19 +241,15 @@ fn inputs(encoder: &Path) -> Result<Vec<FileRecord>> {
 }
 
 fn write_centres(path: &Path, mixture: &Mixture) -> Result<()> {
-    let failed = |error: safetensors::SafeTensorError| Error::Write {
-        path: path.to_owned(),
-        source: std::io::Error::other(error),
-    };
     let bytes = |values: &[f64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let (k, centres) = (mixture.means.len(), mixture.means.concat());
-    let tensors = [&centres, &mixture.kappa, &mixture.alpha].map(|values| bytes(values));
-    let shapes = [("centres", vec![k, centres.len() / k.max(1)]), ("kappa", vec![k]), ("alpha", vec![k])];
-    let mut views = Vec::new();
-    for ((name, shape), bytes) in shapes.into_iter().zip(&tensors) {
-        views.push((name, TensorView::new(Dtype::F64, shape, bytes).map_err(failed)?));
-    }
-    safetensors::serialize_to_file(views, None, path).map_err(failed)
+    let shape = vec![k, centres.len() / k.max(1)];
+    let tensors = [
+        ("centres", Dtype::F64, shape, &bytes(&centres)[..]),
+        ("kappa", Dtype::F64, vec![k], &bytes(&mixture.kappa)),
+        ("alpha", Dtype::F64, vec![k], &bytes(&mixture.alpha)),
+    ];
+    write_tensors(path, &tensors, None)
 }
 
 /// Label volume, names and picture; `places` are those of the clustered voxels.

@@ -2,7 +2,8 @@
 
 use super::{BETAS, IMAGES, REGIONS, Regions, VOXELS};
 use crate::error::{Error, Result};
-use safetensors::tensor::{Dtype, TensorView};
+use crate::weights::write_tensors;
+use safetensors::Dtype;
 use std::path::Path;
 
 /// Everything but the grid and the manifest.
@@ -32,16 +33,17 @@ pub fn write(folder: &Path, parts: &Parts) -> Result<()> {
     let (images, voxels, side) = (parts.image_ids.len(), parts.voxel_ijk.len(), parts.side);
     let betas = bytes(&parts.betas);
     let image_ids: Vec<u8> = parts.image_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    tensors(
+    write_tensors(
         &folder.join(BETAS),
-        [
+        &[
             ("betas", Dtype::F32, vec![images, voxels], &betas),
             ("image_id", Dtype::I64, vec![images], &image_ids),
             ("repeats", Dtype::U8, vec![images], &parts.repeats),
             ("test", Dtype::U8, vec![images], &parts.test),
         ],
+        None,
     )?;
-    tensors(&folder.join(IMAGES), [("images", Dtype::U8, vec![images, side, side, 3], &parts.images)])?;
+    write_tensors(&folder.join(IMAGES), &[("images", Dtype::U8, vec![images, side, side, 3], &parts.images)], None)?;
     write_voxels(folder, &parts.voxel_ijk, &parts.ncsnr, &parts.noise_ceiling)?;
     write_regions(folder, &parts.regions)
 }
@@ -53,13 +55,14 @@ pub fn write(folder: &Path, parts: &Parts) -> Result<()> {
 pub fn write_voxels(folder: &Path, voxel_ijk: &[[i32; 3]], ncsnr: &[f32], noise_ceiling: &[f32]) -> Result<()> {
     let voxels = voxel_ijk.len();
     let voxel_ijk: Vec<u8> = voxel_ijk.iter().flatten().flat_map(|index| index.to_le_bytes()).collect();
-    tensors(
+    write_tensors(
         &folder.join(VOXELS),
-        [
+        &[
             ("voxel_ijk", Dtype::I32, vec![voxels, 3], &voxel_ijk),
             ("ncsnr", Dtype::F32, vec![voxels], &bytes(ncsnr)),
             ("noise_ceiling", Dtype::F32, vec![voxels], &bytes(noise_ceiling)),
         ],
+        None,
     )
 }
 
@@ -75,18 +78,6 @@ pub fn write_regions(folder: &Path, regions: &Regions) -> Result<()> {
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
-}
-
-fn tensors<const N: usize>(path: &Path, tensors: [(&str, Dtype, Vec<usize>, &Vec<u8>); N]) -> Result<()> {
-    let failed = |error: safetensors::SafeTensorError| Error::Write {
-        path: path.to_owned(),
-        source: std::io::Error::other(error),
-    };
-    let mut views = Vec::with_capacity(N);
-    for (name, dtype, shape, data) in tensors {
-        views.push((name, TensorView::new(dtype, shape, data).map_err(failed)?));
-    }
-    safetensors::serialize_to_file(views, None, path).map_err(failed)
 }
 
 #[cfg(test)]

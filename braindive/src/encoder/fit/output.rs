@@ -9,7 +9,8 @@ use crate::folder::FileRecord;
 use crate::image::png;
 use crate::models::VitConfig;
 use crate::volume::{Grid, Montage, write_map};
-use safetensors::tensor::{Dtype, TensorView};
+use crate::weights;
+use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -28,7 +29,7 @@ pub fn write_head(
     found: &Found,
     backbone: &[FileRecord],
 ) -> Result<()> {
-    write_tensors(&folder.join(HEAD), data, found, backbone)?;
+    write_weights(&folder.join(HEAD), data, found, backbone)?;
     let regions = &data.regions().regions;
     let rois: BTreeMap<&String, &Vec<usize>> = regions.iter().map(|(name, region)| (name, &region.rows)).collect();
     let mask_voxels: BTreeMap<&String, usize> =
@@ -88,25 +89,17 @@ fn grid(data: &Dataset) -> Result<Grid> {
     }
 }
 
-fn write_tensors(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRecord]) -> Result<()> {
-    let failed = |error: safetensors::SafeTensorError| Error::Write {
-        path: path.to_owned(),
-        source: std::io::Error::other(error),
-    };
+fn write_weights(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRecord]) -> Result<()> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let (weight, bias) = (bytes(&found.weight), bytes(&found.bias));
     let places: Vec<u8> =
         data.voxel_ijk().into_iter().flatten().flat_map(|index| (index as i32).to_le_bytes()).collect();
     let voxels = data.voxels();
     let tensors = [
-        ("weight", Dtype::F32, vec![voxels, found.width], &weight),
+        ("weight", Dtype::F32, vec![voxels, found.width], &weight[..]),
         ("bias", Dtype::F32, vec![voxels], &bias),
         ("voxel_ijk", Dtype::I32, vec![voxels, 3], &places),
     ];
-    let mut views = Vec::new();
-    for (name, dtype, shape, bytes) in tensors {
-        views.push((name, TensorView::new(dtype, shape, bytes).map_err(failed)?));
-    }
     let regions = data.regions();
     // One entry, so that equal heads are equal files: a map of several is written in any order.
     let metadata = serde_json::json!({
@@ -119,7 +112,7 @@ fn write_tensors(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRec
         "software": SOFTWARE,
     });
     let metadata = HashMap::from([("braindive".to_owned(), metadata.to_string())]);
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)
+    weights::write_tensors(path, &tensors, Some(metadata))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

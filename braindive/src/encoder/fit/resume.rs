@@ -3,8 +3,9 @@
 use super::FitError;
 use super::adamw::{Learned, Training};
 use crate::error::{Error, Result};
+use crate::weights::write_tensors;
 use checkpoint::Checkpoint;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::Dtype;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -31,17 +32,13 @@ impl State {
         let losses: Vec<u8> = self.losses.iter().flat_map(|loss| loss.to_le_bytes()).collect();
         let steps = (*steps as i64).to_le_bytes();
         let failed = |source: std::io::Error| Error::Write { path: path.to_owned(), source };
-        let tensors = NAMES.iter().zip(&parts).map(|(name, part)| {
-            let shape = if name.starts_with("weight") { vec![voxels, *features] } else { vec![voxels] };
-            TensorView::new(Dtype::F32, shape, part).map(|view| (*name, view))
-        });
-        let rest = [("losses", Dtype::F64, &losses[..]), ("steps", Dtype::I64, &steps[..])];
-        let rest = rest
-            .map(|(name, dtype, bytes)| TensorView::new(dtype, vec![bytes.len() / 8], bytes).map(|view| (name, view)));
-        let views =
-            tensors.chain(rest).collect::<Result<Vec<_>, _>>().map_err(|error| failed(std::io::Error::other(error)))?;
+        let shape = |name: &str| if name.starts_with("weight") { vec![voxels, *features] } else { vec![voxels] };
+        let mut tensors: Vec<_> =
+            NAMES.iter().zip(&parts).map(|(name, part)| (*name, Dtype::F32, shape(name), &part[..])).collect();
+        tensors.push(("losses", Dtype::F64, vec![self.losses.len()], &losses));
+        tensors.push(("steps", Dtype::I64, vec![1], &steps));
         let fresh = path.with_extension("fresh");
-        safetensors::serialize_to_file(views, None, &fresh).map_err(|error| failed(std::io::Error::other(error)))?;
+        write_tensors(&fresh, &tensors, None)?;
         File::open(&fresh).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&fresh, path)).map_err(failed)
     }
 

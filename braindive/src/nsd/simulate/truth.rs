@@ -15,7 +15,8 @@ use super::features::Features;
 use super::tuning::{Tuned, noise_ceiling};
 use crate::error::{Error, Result};
 use crate::folder::FileRecord;
-use safetensors::tensor::{Dtype, TensorView};
+use crate::weights::write_tensors;
+use safetensors::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,9 +43,9 @@ pub fn write(truth: &Path, settings: &Settings, anatomy: &Anatomy, tuned: &[(Pla
     let cluster: Vec<u8> = each.clone().map(|tuned| tuned.cluster).collect();
     let name = format!("subj{:02}", anatomy.subject);
     let path = truth.join(format!("{name}.safetensors"));
-    tensors(
+    write_tensors(
         &path,
-        [
+        &[
             ("voxel_ijk", Dtype::I32, vec![count, 3], &places),
             ("weight", Dtype::F32, vec![count, width], &weight),
             ("bias", Dtype::F32, vec![count], &bias),
@@ -52,6 +53,7 @@ pub fn write(truth: &Path, settings: &Settings, anatomy: &Anatomy, tuned: &[(Pla
             ("noise_ceiling", Dtype::F32, vec![count], &ceiling),
             ("cluster", Dtype::U8, vec![count], &cluster),
         ],
+        None,
     )?;
 
     let voxels = |name: &str| {
@@ -86,20 +88,9 @@ pub fn write_features(truth: &Path, features: &Features) -> Result<()> {
     let ids: Vec<u8> = features.all().flat_map(|(image, _)| (image as i64).to_le_bytes()).collect();
     let rows: Vec<u8> = features.all().flat_map(|(_, row)| row).flat_map(|value| value.to_le_bytes()).collect();
     let count = ids.len() / 8;
-    tensors(
+    write_tensors(
         &truth.join("features.safetensors"),
-        [("image_id", Dtype::I64, vec![count], &ids), ("features", Dtype::F32, vec![count, features.width], &rows)],
+        &[("image_id", Dtype::I64, vec![count], &ids), ("features", Dtype::F32, vec![count, features.width], &rows)],
+        None,
     )
-}
-
-fn tensors<const N: usize>(path: &Path, tensors: [(&str, Dtype, Vec<usize>, &Vec<u8>); N]) -> Result<()> {
-    let failed = |error: safetensors::SafeTensorError| Error::Write {
-        path: path.to_owned(),
-        source: std::io::Error::other(error),
-    };
-    let mut views = Vec::with_capacity(N);
-    for (name, dtype, shape, bytes) in tensors {
-        views.push((name, TensorView::new(dtype, shape, bytes).map_err(failed)?));
-    }
-    safetensors::serialize_to_file(views, None, path).map_err(failed)
 }
