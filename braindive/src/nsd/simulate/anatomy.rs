@@ -66,9 +66,6 @@ const KASTNER: [&str; 25] = [
 
 const ECCENTRICITIES: [&str; 5] = ["ecc0pt5", "ecc1", "ecc2", "ecc4", "ecc4+"];
 const PARCELS: usize = 180;
-/// Cortex lies beyond this part of the ellipsoid's radius.
-const WHITE_MATTER: f64 = 0.7;
-
 /// A subject's brain. Voxels are numbered x fastest, as NIfTI and NSD's HDF5 files store them.
 #[derive(Debug)]
 pub struct Anatomy {
@@ -99,7 +96,8 @@ pub struct Labels {
 }
 
 impl Anatomy {
-    pub fn new(subject: u8, shape: [usize; 3]) -> Self {
+    /// `white_matter`: cortex lies beyond this part of the ellipsoid's radius.
+    pub fn new(subject: u8, shape: [usize; 3], white_matter: f64) -> Self {
         let [x, y, z] = shape;
         let mut brain = vec![false; x * y * z];
         let mut sheet = Vec::new();
@@ -109,7 +107,7 @@ impl Anatomy {
             let [i, j, k] = [centred(i, x), centred(j, y), centred(k, z)].map(|at| at / 0.95);
             let radius = (i * i + j * j + k * k).sqrt();
             *brain = radius <= 1.0;
-            if *brain && radius > WHITE_MATTER {
+            if *brain && radius > white_matter {
                 // Slabs from back to front, each followed around.
                 let slab = ((j + 1.0) * 6.0).floor();
                 sheet.push((i < 0.0, slab, (k.atan2(i.abs()) / TAU), voxel));
@@ -225,7 +223,7 @@ mod tests {
     #[test]
     fn every_area_has_voxels_but_those_that_the_subject_lacks() {
         for subject in [1, 2, 3] {
-            let anatomy = Anatomy::new(subject, [16, 18, 14]);
+            let anatomy = Anatomy::new(subject, [16, 18, 14], 0.7);
             let mut empty = Vec::new();
             for volume in anatomy.volumes() {
                 assert_eq!(volume.labels.len(), anatomy.cortex.len());
