@@ -91,7 +91,7 @@ async fn a_score_waits_for_its_own_image_and_is_told_which() {
     sample(&queue, worker, first).await;
     let expected = [State::Ready, State::Done, State::Blocked, State::Blocked, State::Blocked, State::Blocked];
     assert_eq!(states(folder.path(), "scores").await, expected);
-    let waits = "Waits for condition 1 of images (subj01 region0), which it needs: 1 job there are not done; \
+    let waits = "Waits for condition 1 of images (subj01 region0), which it needs: 1 job there is not done; \
                  1 of them failed or were cancelled: see `coordinator jobs --condition 1` and retry them.";
     assert_eq!(explanation(folder.path(), JobId(9)).await, waits);
     queue.retry(Retry::Where(Filter::experiment("scores"))).await.unwrap();

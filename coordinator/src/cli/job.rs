@@ -3,7 +3,7 @@
 use super::Database;
 use crate::queue::view::moment::{duration, utc};
 use crate::queue::view::{self, Attempt, JobDetail, Snapshot};
-use crate::report::number::activation;
+use crate::report::number::{activation, figure};
 use protocol::ids::JobId;
 use serde::Serialize;
 use std::fmt::Write;
@@ -48,7 +48,10 @@ fn tell(detail: &JobDetail, explanation: &str, now: i64) -> Result<String, std::
     writeln!(text, "job {}: {}", job.id, job.state)?;
     writeln!(text, "{explanation}\n")?;
     writeln!(text, "experiment  {}", job.experiment)?;
-    writeln!(text, "condition   {}: {} {} {}", job.condition, job.subject, job.region, job.axes)?;
+    let axes = job.axes.to_string();
+    let cell = [job.subject.as_str(), &job.region, &axes].into_iter().filter(|part| !part.is_empty());
+    let cell = cell.collect::<Vec<_>>();
+    writeln!(text, "condition   {}: {}", job.condition, cell.join(" "))?;
     writeln!(text, "seed        {}", job.seed)?;
     writeln!(text, "attempts    {} of {} counted, priority {}", job.attempts, job.max_attempts, job.priority)?;
     if let Some(result) = &detail.result {
@@ -58,8 +61,9 @@ fn tell(detail: &JobDetail, explanation: &str, now: i64) -> Result<String, std::
         }
         if let Some(folder) = result.folder() {
             writeln!(text, "folder      {}", folder.out.display())?;
+            let width = folder.summary.keys().map(String::len).max().unwrap_or_default();
             for (name, value) in &folder.summary {
-                writeln!(text, "{name:<11} {value}")?;
+                writeln!(text, "            {name:<width$}  {}", figure(*value))?;
             }
         }
         writeln!(text, "image       {}", result.image())?;

@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
     /// Where to write address, token and fingerprint for workers [default: ~/.braindive/endpoint.json]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "BRAINDIVE_ENDPOINT")]
     endpoint: Option<PathBuf>,
     #[arg(long, hide = true, default_value_t = 60_000)]
     lease_ms: u64,

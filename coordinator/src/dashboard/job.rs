@@ -5,7 +5,7 @@ use super::layout::ago;
 use super::{Page, PageError, State, home, open};
 use crate::queue::view::moment::{duration, utc};
 use crate::queue::view::{Attempt, JobDetail};
-use crate::report::number::{activation, thousands};
+use crate::report::number::{activation, figure, thousands};
 use crate::spec::summary::plural;
 use axum::extract::{self, Path};
 use maud::{Markup, html};
@@ -74,7 +74,7 @@ fn folder(result: &FolderResult) -> Markup {
         section.panel.picture {
             img src=(source(&result.image_sha256)) alt="what was made" width="320" height="320";
             dl.facts {
-                @for (name, value) in &result.summary { dt { (name.replace('_', " ")) } dd { b { (value) } } }
+                @for (name, value) in &result.summary { dt { (name.replace('_', " ")) } dd { b { (figure(*value)) } } }
                 dt { "Folder" } dd { code { (result.out.display()) } }
                 dt { "Made by" } dd { (result.software) " on " (result.device) }
             }
@@ -173,7 +173,7 @@ fn parameters(detail: &JobDetail) -> Markup {
             h2 { "Parameters" }
             dl.facts {
                 dt { "Subject" } dd { (job.subject) }
-                dt { "Region" } dd { (job.region) }
+                @if !job.region.is_empty() { dt { "Region" } dd { (job.region) } }
                 dt { "Seed" } dd { (job.seed) }
                 @for (name, value) in sampling.into_iter().flatten() {
                     dt { (name) } dd { @match value { Value::String(text) => { @if text.is_empty() { "(empty)" } @else { (text) } }, other => (other) } }

@@ -24,6 +24,15 @@ pub fn activation(value: Option<f64>) -> String {
     }
 }
 
+/// A figure of a folder: a whole number as it is, another with four digits that count.
+pub fn figure(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        return format!("{value}");
+    }
+    let before = value.abs().max(f64::MIN_POSITIVE).log10().floor().clamp(-12.0, 15.0) as i32;
+    format!("{value:.*}", (3 - before).max(0) as usize)
+}
+
 /// A share in whole percent: `83 %`; a dash where there is none.
 pub fn percent(proportion: Option<Proportion>) -> String {
     proportion.map_or("–".to_owned(), |p| format!("{:.0} %", p.share() * 100.0))
@@ -62,6 +71,13 @@ mod tests {
     fn activations_that_round_to_zero_have_no_sign() {
         let told: Vec<_> = [Some(1.756), Some(-0.25), Some(-0.001), None].into_iter().map(activation).collect();
         assert_eq!(told, ["1.76", "−0.25", "0.00", "–"]);
+    }
+
+    #[test]
+    fn figures_keep_four_digits_that_count() {
+        let shown = [564.0, 0.848_706_3, 119.038_2, 0.160_931_68, 3e-4, -0.288_747, 12_345.678].map(figure);
+        assert_eq!(shown, ["564", "0.8487", "119.0", "0.1609", "0.0003000", "-0.2887", "12346"]);
+        assert_eq!(figure(f64::NAN), "NaN");
     }
 
     #[test]

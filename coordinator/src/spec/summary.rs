@@ -73,7 +73,9 @@ impl Summary {
             Some(grid) => {
                 let axes =
                     grid.axes.iter().map(|axis| Axis { name: axis.name.clone(), values: axis.values.len() as u64 });
-                let (subjects, regions) = (grid.subjects.len() as u64, grid.regions.len() as u64);
+                // A grid without regions has one without a name.
+                let regions = grid.regions.iter().filter(|region| !region.value.is_empty()).count() as u64;
+                let subjects = grid.subjects.len() as u64;
                 (subjects, regions, axes.collect(), grid.conditions(), grid.seeds.len() as u64)
             }
             None => {
@@ -125,7 +127,8 @@ impl Summary {
 
     /// The conditions as a product: `2 subjects × 5 regions × 3 gamma`.
     pub fn product(&self) -> String {
-        let mut factors = vec![plural(self.subjects, "subject"), plural(self.regions, "region")];
+        let mut factors = vec![plural(self.subjects, "subject")];
+        factors.extend((self.regions > 0).then(|| plural(self.regions, "region")));
         factors.extend(self.axes.iter().map(|axis| format!("{} {}", axis.values, axis.name)));
         factors.join(" × ")
     }

@@ -230,8 +230,9 @@ fn blocked(detail: &JobDetail, around: &Surroundings) -> String {
     };
     let (left, stuck) =
         around.needs.iter().fold((0, 0), |(left, stuck), need| (left + need.unfinished, stuck + need.stuck));
-    let jobs = if left == 1 { "job" } else { "jobs" };
-    let what = format!("condition {} of {} ({} {})", first.condition, first.experiment, first.subject, first.region);
+    let jobs = if left == 1 { "job there is" } else { "jobs there are" };
+    let cell = [first.subject.as_str(), &first.region].into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>();
+    let what = format!("condition {} of {} ({})", first.condition, first.experiment, cell.join(" "));
     let stuck = match around.needs.iter().find(|need| need.stuck > 0) {
         Some(need) => format!(
             "; {stuck} of them failed or were cancelled: see `coordinator jobs --condition {}` and retry them",
@@ -239,7 +240,7 @@ fn blocked(detail: &JobDetail, around: &Surroundings) -> String {
         ),
         None => String::new(),
     };
-    format!("Waits for {what}{others}, which it needs: {left} {jobs} there are not done{stuck}.")
+    format!("Waits for {what}{others}, which it needs: {left} {jobs} not done{stuck}.")
 }
 
 fn ready(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
