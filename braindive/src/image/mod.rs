@@ -30,6 +30,8 @@ pub enum ImageError {
     Encode(#[source] ::png::EncodingError),
     #[error("PNG text keyword {keyword:?}: a keyword has 1 to 79 Latin-1 characters")]
     Keyword { keyword: String },
+    #[error("the PNG says it has {width} x {height} pixels; expected {most} at most along each side")]
+    TooLarge { width: u32, height: u32, most: u32 },
     #[error("reading the PNG: {0}")]
     Decode(#[source] ::png::DecodingError),
     #[error("reading {path}: {source}")]

@@ -30,12 +30,19 @@ pub fn encode(image: &RgbImage8, text: &Text) -> Result<Vec<u8>, ImageError> {
     Ok(file)
 }
 
+/// Pixels along a side that are read: a damaged header must not ask for more memory than there is.
+const LONGEST_SIDE: u32 = 1 << 14;
+
 /// Pixels and iTXt entries of a PNG file. Grey images become RGB, 16-bit samples lose their low byte, and
 /// transparency is dropped, as PIL's `convert("RGB")` does.
 pub fn decode(file: &[u8]) -> Result<(RgbImage8, Text), ImageError> {
     let mut decoder = Decoder::new(Cursor::new(file));
     decoder.set_transformations(Transformations::normalize_to_color8());
     let mut reader = decoder.read_info().map_err(ImageError::Decode)?;
+    let (width, height) = reader.info().size();
+    if width.max(height) > LONGEST_SIDE {
+        return Err(ImageError::TooLarge { width, height, most: LONGEST_SIDE });
+    }
     let mut samples = vec![0; reader.output_buffer_size().unwrap_or(0)];
     let frame = reader.next_frame(&mut samples).map_err(ImageError::Decode)?;
     samples.truncate(frame.buffer_size());
@@ -110,5 +117,17 @@ mod tests {
         std::fs::write(&path, &file[..file.len() / 2]).unwrap();
         let message = read(&path).unwrap_err().to_string();
         assert!(message.contains("cut.png"), "{message}");
+    }
+
+    #[test]
+    fn a_header_that_asks_for_more_memory_than_there_is_is_refused() {
+        let mut file = Vec::new();
+        let mut encoder = ::png::Encoder::new(&mut file, 1 << 10, 1 << 30);
+        encoder.set_color(::png::ColorType::Rgb);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_chunk(::png::chunk::IDAT, &[]).unwrap();
+        drop(writer);
+        let refusal = decode(&file).unwrap_err();
+        assert!(matches!(refusal, ImageError::TooLarge { height: 1_073_741_824, .. }), "{refusal}");
     }
 }
