@@ -3,7 +3,7 @@
 
 use super::{Plan, Work};
 use crate::folder::FileRecord;
-use crate::nsd::betas::{Pick, Scratch, Session, z_score};
+use crate::nsd::betas::{Pick, Session, z_score};
 use crate::nsd::layout::BetasFormat;
 use crate::nsd::{NsdError, TRIALS};
 use rayon::prelude::*;
@@ -90,18 +90,15 @@ struct Turns<'a> {
 impl Turns<'_> {
     /// Picks sessions until there are no more, or until all are told to stop, as they are by who fails; `read` is told of bytes.
     fn take(&self, read: Sender<u64>) -> Result<Vec<(usize, FileRecord)>, NsdError> {
-        let mut scratch = Scratch::default();
         let mut records = Vec::new();
-        while let Some(record) =
-            self.one(&mut scratch, &read).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?
-        {
+        while let Some(record) = self.one(&read).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))? {
             records.push(record);
         }
         Ok(records)
     }
 
     /// Picks the next session.
-    fn one(&self, scratch: &mut Scratch, read: &Sender<u64>) -> Result<Option<(usize, FileRecord)>, NsdError> {
+    fn one(&self, read: &Sender<u64>) -> Result<Option<(usize, FileRecord)>, NsdError> {
         let mut watch = |bytes| match read.send(bytes).is_err() || self.stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -117,9 +114,17 @@ impl Turns<'_> {
                 ControlFlow::Break(()) => Err(NsdError::Stopped),
             };
         }
-        let (loaded, source) = session.load(&self.pick, name, scratch, &mut watch)?;
+        let (picked, source) = session.pass(&self.pick, name, &mut watch)?;
         drop(turn);
-        let mut series = session.pick(loaded, &self.pick)?;
+        let mut series = session.pick(&self.pick, picked)?;
+        if stamp(session)? != (bytes, modified) {
+            return Err(NsdError::Unexpected {
+                path: session.path.clone(),
+                what: "its size or time of change".to_owned(),
+                found: "another one than before".to_owned(),
+                expected: "a file that nobody writes while it is read".to_owned(),
+            });
+        }
         if at == 0 && session.format == BetasFormat::Hdf5 {
             same_as_nifti(self.plan, session, &self.pick, &series)?;
         }
