@@ -1,4 +1,5 @@
-//! Leaving: claim nothing more, give back what has not begun, finish what has, deliver it, stop the heartbeat last.
+//! Leaving: claim nothing more, give back what has not begun and what another worker goes on with where it ends here, finish the rest,
+//! deliver it, stop the heartbeat last.
 
 use super::claim::attempts;
 use super::heartbeat::Heart;
@@ -30,6 +31,7 @@ impl Agent {
         signals: &mut Signals,
     ) -> Drained {
         let mut back = attempts(self.ready.close());
+        back.extend(self.held.stop_where(|job| !job.is_computed() && job.is_kept()));
         heart.set(Activity::Draining);
         if let Some(deadline) = self.deadline {
             let left = deadline.left();
