@@ -16,11 +16,12 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
+use std::sync::mpsc;
 
 const DATASET: &str = "betas";
 /// Whole numbers in a unit of per cent signal change.
 const SCALE: f32 = 300.0;
-/// What is read before what came before it is hashed.
+/// What is read before it is hashed.
 const PIECE: usize = 8 << 20;
 const NOT_PICKED: u32 = u32::MAX;
 
@@ -65,10 +66,19 @@ pub struct Session {
     pub format: BetasFormat,
 }
 
-/// Buffers that sessions share.
+/// Memory that sessions use one after the other.
 #[derive(Debug, Default)]
 pub struct Scratch {
     file: Vec<u8>,
+}
+
+/// What a pass over a file leaves to be picked from.
+#[derive(Debug)]
+pub enum Loaded<'a> {
+    /// The whole file: where its chunks lie is told at its end.
+    File(&'a [u8]),
+    /// [voxels, 750], picked while it came.
+    Picked(Vec<f32>),
 }
 
 impl Session {
@@ -86,7 +96,7 @@ impl Session {
     /// Per cent signal change of the picked voxels, [voxels, 750], and the file's size and digest, from one pass over the file.
     ///
     /// # Errors
-    /// The file can't be read or is damaged, a value is not finite, or the watch wants to stop.
+    /// As [`Self::load`] and [`Self::pick`].
     pub fn read(
         &self,
         pick: &Pick,
@@ -94,13 +104,45 @@ impl Session {
         scratch: &mut Scratch,
         watch: Watch<'_>,
     ) -> Result<(Vec<f32>, FileRecord), NsdError> {
-        let mut series = vec![0.0; pick.voxels * TRIALS];
-        let record = match self.format {
-            BetasFormat::Hdf5 => self.read_hdf5(pick, &mut series, name, scratch, watch)?,
-            BetasFormat::Nifti => self.read_nifti(pick, &mut series, name, watch)?,
+        let (loaded, record) = self.load(pick, name, scratch, watch)?;
+        Ok((self.pick(loaded, pick)?, record))
+    }
+
+    /// The one pass over the file, and its size and digest.
+    ///
+    /// # Errors
+    /// The file can't be read or is damaged, or the watch wants to stop.
+    pub fn load<'a>(
+        &self,
+        pick: &Pick,
+        name: String,
+        scratch: &'a mut Scratch,
+        watch: Watch<'_>,
+    ) -> Result<(Loaded<'a>, FileRecord), NsdError> {
+        match self.format {
+            BetasFormat::Hdf5 => {
+                self.open_hdf5(pick.shape)?;
+                let (file, record) = self.load_file(&mut scratch.file, name, watch)?;
+                Ok((Loaded::File(file), record))
+            }
+            BetasFormat::Nifti => {
+                let (series, record) = self.read_nifti(pick, name, watch)?;
+                Ok((Loaded::Picked(series), record))
+            }
+        }
+    }
+
+    /// Per cent signal change of the picked voxels, [voxels, 750]; the disk is left alone.
+    ///
+    /// # Errors
+    /// The file is damaged, or a value is not finite.
+    pub fn pick(&self, loaded: Loaded<'_>, pick: &Pick) -> Result<Vec<f32>, NsdError> {
+        let series = match loaded {
+            Loaded::File(file) => self.pick_hdf5(file, pick)?,
+            Loaded::Picked(series) => series,
         };
         match series.par_iter().position_first(|beta| !beta.is_finite()) {
-            None => Ok((series, record)),
+            None => Ok(series),
             Some(at) => {
                 let voxel = pick.rows.iter().position(|&row| row as usize == at / TRIALS).unwrap_or_default();
                 let [width, height, _] = pick.shape;
@@ -168,45 +210,53 @@ impl Session {
         }
     }
 
-    fn read_hdf5(
-        &self,
-        pick: &Pick,
-        series: &mut [f32],
-        name: String,
-        scratch: &mut Scratch,
-        watch: Watch<'_>,
-    ) -> Result<FileRecord, NsdError> {
+    fn pick_hdf5(&self, bytes: &[u8], pick: &Pick) -> Result<Vec<f32>, NsdError> {
         let (file, dataset) = self.open_hdf5(pick.shape)?;
-        let record = self.load(&mut scratch.file, name, watch)?;
+        let mut series = vec![0.0; pick.voxels * TRIALS];
         match by_voxel(&file, &dataset) {
             Some(root) => {
                 let base = file.superblock().base_address as usize;
-                self.pick_chunks(&scratch.file[base..], root, pick, series)?;
+                self.pick_chunks(&bytes[base..], root, pick, &mut series)?;
             }
-            None => self.pick_slices(&dataset, pick, series)?,
+            None => self.pick_slices(&dataset, pick, &mut series)?,
         }
-        Ok(record)
+        Ok(series)
     }
 
     /// Reads the whole file in its order into `bytes`, hashing what is there while more comes.
-    fn load(&self, bytes: &mut Vec<u8>, name: String, watch: Watch<'_>) -> Result<FileRecord, NsdError> {
+    fn load_file<'a>(
+        &self,
+        bytes: &'a mut Vec<u8>,
+        name: String,
+        watch: Watch<'_>,
+    ) -> Result<(&'a [u8], FileRecord), NsdError> {
         let failed = |source| self.failed(source);
         let mut file = File::open(&self.path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len() as usize;
-        bytes.resize(length, 0);
-        let (mut hash, mut hashed, mut read) = (Sha256::new(), 0, 0);
-        while hashed < length {
-            let (before, after) = bytes.split_at_mut(read);
-            let piece = after.len().min(PIECE);
-            let (done, ()) = rayon::join(|| file.read_exact(&mut after[..piece]), || hash.update(&before[hashed..]));
-            done.map_err(failed)?;
-            hashed = read;
-            read += piece;
-            if watch(piece as u64).is_break() {
-                return Err(NsdError::Stopped);
-            }
+        if bytes.len() < length {
+            // New pages come zeroed, which is cheaper than to fill old ones.
+            *bytes = vec![0; length];
         }
-        Ok(FileRecord { name, bytes: length as u64, sha256: hexadecimal(hash) })
+        let bytes = &mut bytes[..length];
+        let sha256 = std::thread::scope(|scope| {
+            let (read, pieces) = mpsc::channel::<&[u8]>();
+            let hash = scope.spawn(move || {
+                let mut hash = Sha256::new();
+                pieces.iter().for_each(|piece| hash.update(piece));
+                hexadecimal(hash)
+            });
+            for piece in bytes.chunks_mut(PIECE) {
+                file.read_exact(piece).map_err(failed)?;
+                if watch(piece.len() as u64).is_break() {
+                    return Err(NsdError::Stopped);
+                }
+                // It fails only if the other side panicked, which joining it tells.
+                let _ = read.send(piece);
+            }
+            drop(read);
+            hash.join().map_err(|panic| std::panic::resume_unwind(panic))
+        })?;
+        Ok((bytes, FileRecord { name, bytes: length as u64, sha256 }))
     }
 
     fn pick_chunks(&self, file: &[u8], root: u64, pick: &Pick, series: &mut [f32]) -> Result<(), NsdError> {
@@ -304,25 +354,20 @@ impl Session {
         Ok(Volumes { session: self, kind, little, slope, intercept, offset: header.vox_offset })
     }
 
-    fn read_nifti(
-        &self,
-        pick: &Pick,
-        series: &mut [f32],
-        name: String,
-        watch: Watch<'_>,
-    ) -> Result<FileRecord, NsdError> {
+    fn read_nifti(&self, pick: &Pick, name: String, watch: Watch<'_>) -> Result<(Vec<f32>, FileRecord), NsdError> {
         let file = File::open(&self.path).map_err(|source| self.failed(source))?;
+        let mut series = vec![0.0; pick.voxels * TRIALS];
         let mut file = Hashed { inner: file, hash: Sha256::new(), bytes: 0 };
         let mut stream = self.nifti_stream(&mut file);
         let header = NiftiHeader::from_reader(&mut stream).map_err(|source| self.nifti(source))?;
         let volumes = self.check_nifti(&header, pick.shape)?;
         // The watch counts a file's own bytes; volumes share them evenly.
         let each = std::fs::metadata(&self.path).map_err(|source| self.failed(source))?.len() / TRIALS as u64;
-        volumes.pick(&mut stream, pick, TRIALS, series, &mut |volumes| watch(volumes * each))?;
+        volumes.pick(&mut stream, pick, TRIALS, &mut series, &mut |volumes| watch(volumes * each))?;
         std::io::copy(&mut stream, &mut std::io::sink()).map_err(|source| self.failed(source))?;
         drop(stream);
         std::io::copy(&mut file, &mut std::io::sink()).map_err(|source| self.failed(source))?;
-        Ok(FileRecord { name, bytes: file.bytes, sha256: hexadecimal(file.hash) })
+        Ok((series, FileRecord { name, bytes: file.bytes, sha256: hexadecimal(file.hash) }))
     }
 }
 
