@@ -47,7 +47,7 @@ impl Control {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Called by a task whose next attempt goes on where this one ends.
+    /// Says that the next attempt goes on where this one ends, in the folder that they make.
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
     }

@@ -31,7 +31,6 @@ type Inputs = BTreeMap<String, Digest>;
 
 /// Runs one job; `name`: as results name the device.
 pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskError> {
-    work.control.keep();
     let mut seconds = PhaseSeconds::default();
     let Some(out) = work.condition.out(work.job.seed) else {
         return Err(ShelfError::Unable(work.condition.kind()).end(seconds));
