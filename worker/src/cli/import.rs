@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Flags of `worker import-mask`.
 #[derive(Debug, Args)]
 pub struct ImportMask {
-    /// Booleans of the volume's shape, or booleans or indices over its voxels: .npy, or .pkl of a list of such arrays
+    /// Booleans of the volume's shape, or booleans or indices over its voxels: .npy, .mgz, or .pkl of a list of such arrays
     file: PathBuf,
     /// A volume of the subject, whose place in space the mask gets
     #[arg(long, value_name = "NIFTI")]

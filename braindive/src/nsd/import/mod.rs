@@ -7,6 +7,7 @@ mod error;
 pub mod mask;
 pub mod npy;
 pub mod pickle;
+mod settings;
 
 pub use array::{Array, Kind};
 pub use error::{ImportError, Problem};
