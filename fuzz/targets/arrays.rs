@@ -12,6 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(array.floats().len(), array.len());
             }
         }
-        _ => drop(pickle::parse(bytes)),
+        _ => {
+            drop(pickle::parse(bytes));
+            drop(pickle::parse_named(bytes));
+        }
     }
 });

@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
 use crate::tasks::cluster::Cluster;
-use crate::tasks::import::{ImportDataset, ImportMask};
+use crate::tasks::import::{ImportBerg, ImportDataset, ImportMask};
 use crate::tasks::{DeviceRunner, Runner, by_hand, fit, prepare, request};
 use anyhow::Context;
 use braindive::nsd::Subject;
@@ -57,6 +57,8 @@ enum Command {
     ImportMask(ImportMask),
     /// Prepare images, betas and masks of an experiment that is not in NSD's layout
     ImportDataset(ImportDataset),
+    /// Make an encoder of one of the Brain Encoding Response Generator
+    ImportBerg(ImportBerg),
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +252,7 @@ pub fn main() -> ExitCode {
         Some(Command::SimulateSubject(args)) => args.run(),
         Some(Command::ImportMask(args)) => args.run(),
         Some(Command::ImportDataset(args)) => args.run(),
+        Some(Command::ImportBerg(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {

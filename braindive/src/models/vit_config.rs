@@ -46,7 +46,7 @@ impl VitConfig {
             Layout::OpenClip => Ok(Self::open_clip(&OpenClipConfig::read(path)?)),
             Layout::Timm => Self::timm(path),
             Layout::Transformers => Self::transformers(path),
-            Layout::Torchvision => Self::torchvision(path),
+            Layout::Torchvision => Self::read_torchvision(path),
         }
     }
 
@@ -137,8 +137,15 @@ impl VitConfig {
     }
 
     /// `config.json` of a torchvision `VisionTransformer` whose blocks are all read out.
-    fn torchvision(path: &Path) -> Result<Self> {
-        let config: Torchvision = read_config(path, &json!({}))?;
+    fn read_torchvision(path: &Path) -> Result<Self> {
+        Self::torchvision(read_config(path, &json!({}))?, path)
+    }
+
+    /// A tower of torchvision; `path` is where its sizes were found.
+    ///
+    /// # Errors
+    /// They cannot be computed with.
+    pub fn torchvision(config: Torchvision, path: &Path) -> Result<Self> {
         let this = Self {
             layout: Layout::Torchvision,
             features: config.features,

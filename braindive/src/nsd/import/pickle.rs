@@ -1,4 +1,5 @@
-//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list (CPython's `pickletools`; NumPy's `ndarray.__reduce_ex__`).
+//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list, or of arrays by name in dictionaries (CPython's
+//! `pickletools`; NumPy's `ndarray.__reduce_ex__`).
 //!
 //! Nothing is executed: a pickle that names any function but those that rebuild an array is refused by that name. Objects live in
 //! one list and refer to each other by number, so that a hostile pickle costs no more memory than its own length and no recursion.
@@ -36,6 +37,84 @@ pub fn parse(bytes: &[u8]) -> Result<Pickled, Problem> {
     machine.result(root)
 }
 
+/// The dictionaries in the pickle in `bytes`: one, or one in an array of objects, as `numpy.save` keeps it.
+///
+/// # Errors
+/// It would execute code, is damaged, or holds something else.
+pub fn parse_named(bytes: &[u8]) -> Result<Named, Problem> {
+    let mut machine = Machine { bytes, ..Machine::default() };
+    let root = machine.run()?;
+    let root = match &machine.objects[root] {
+        &Object::Items(Items::List, ref items) if items.len() == 1 => items[0],
+        _ => root,
+    };
+    match machine.objects[root] {
+        Object::Items(Items::Dict, _) => Ok(Named { objects: machine.objects, root }),
+        _ => Err(Problem::unexpected("no dictionary", "a pickled dictionary, as numpy.save writes it")),
+    }
+}
+
+/// Dictionaries of arrays, one in the other.
+#[derive(Debug)]
+pub struct Named {
+    objects: Vec<Object>,
+    root: Id,
+}
+
+impl Named {
+    /// The names in the dictionary at `path`.
+    ///
+    /// # Errors
+    /// There is no such dictionary.
+    pub fn names(&self, path: &[&str]) -> Result<Vec<&str>, Problem> {
+        let id = self.find(path)?;
+        match self.names_of(id) {
+            Some(names) => Ok(names),
+            None => Err(Problem::unexpected(format!("no dictionary in `{}`", path.join(".")), "one of arrays by name")),
+        }
+    }
+
+    /// Takes out the array at `path`.
+    ///
+    /// # Errors
+    /// There is no such array, or it was taken.
+    pub fn take(&mut self, path: &[&str]) -> Result<Array, Problem> {
+        let id = self.find(path)?;
+        match std::mem::replace(&mut self.objects[id], Object::Other) {
+            Object::Array(array) => Ok(array),
+            _ => Err(Problem::unexpected(format!("no array of numbers in `{}`", path.join(".")), "one")),
+        }
+    }
+
+    fn find(&self, path: &[&str]) -> Result<Id, Problem> {
+        let mut id = self.root;
+        for (depth, name) in path.iter().enumerate() {
+            id = self.item(id, name).ok_or_else(|| {
+                let names = self.names_of(id).unwrap_or_default().join(", ");
+                let place = if depth == 0 { String::new() } else { format!(" in `{}`", path[..depth].join(".")) };
+                Problem::unexpected(format!("only [{names}]{place}"), format!("`{name}` there"))
+            })?;
+        }
+        Ok(id)
+    }
+
+    fn pairs(&self, dictionary: Id) -> Option<impl Iterator<Item = (&str, Id)>> {
+        let Object::Items(Items::Dict, items) = &self.objects[dictionary] else { return None };
+        Some(items.as_chunks::<2>().0.iter().filter_map(|&[key, value]| match &self.objects[key] {
+            Object::Text(key) => Some((key.as_str(), value)),
+            _ => None,
+        }))
+    }
+
+    fn names_of(&self, dictionary: Id) -> Option<Vec<&str>> {
+        Some(self.pairs(dictionary)?.map(|(key, _)| key).collect())
+    }
+
+    fn item(&self, dictionary: Id, name: &str) -> Option<Id> {
+        self.pairs(dictionary)?.find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+}
+
 /// The number of an object.
 type Id = usize;
 
@@ -51,6 +130,8 @@ enum Object {
     Items(Items, Vec<Id>),
     Function(Function),
     Type(Type),
+    /// NumPy's type of an array of Python objects.
+    ObjectType,
     /// An array before its state is set.
     Empty,
     Array(Array),
@@ -70,6 +151,8 @@ enum Function {
     FromBuffer,
     Ndarray,
     Dtype,
+    /// A single number.
+    Scalar,
     /// How protocol 2 writes bytes: a text of Latin-1.
     Encode,
 }
@@ -79,6 +162,7 @@ impl Function {
         Some(match name {
             "numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct" => Self::Reconstruct,
             "numpy.core.numeric._frombuffer" | "numpy._core.numeric._frombuffer" => Self::FromBuffer,
+            "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar" => Self::Scalar,
             "numpy.ndarray" => Self::Ndarray,
             "numpy.dtype" => Self::Dtype,
             "_codecs.encode" => Self::Encode,
@@ -351,6 +435,7 @@ impl<'a> Machine<'a> {
         let made = match (function, arguments.as_slice()) {
             (Function::Reconstruct, _) => Some(Object::Empty),
             (Function::Dtype, &[code, ..]) => match self.text(code) {
+                Some("O8") => Some(Object::ObjectType),
                 Some(code) => {
                     let unknown = || {
                         Problem::unexpected(
@@ -361,6 +446,13 @@ impl<'a> Machine<'a> {
                     Some(Object::Type(Type::parse(code).ok_or_else(unknown)?))
                 }
                 None => None,
+            },
+            (Function::Scalar, &[of, bytes]) => match self.objects[of] {
+                Object::Type(of) => self
+                    .take_bytes(bytes)
+                    .map(|bytes| Array::new(of, Vec::new(), false, bytes).map(Object::Array))
+                    .transpose()?,
+                _ => None,
             },
             (Function::Encode, &[text, _]) => self.text(text).and_then(|text| {
                 let latin1 = text.chars().map(|character| u8::try_from(u32::from(character)).ok());
@@ -394,6 +486,13 @@ impl<'a> Machine<'a> {
         let built = match (&self.objects[top], state.as_slice()) {
             (Object::Type(of), &[_, order, ..]) => {
                 self.text(order).map(|order| Object::Type(Type { is_big_endian: order == ">", ..*of }))
+            }
+            (Object::ObjectType, _) => Some(Object::ObjectType),
+            (Object::Empty, &[_, _, of, _, items]) if matches!(self.objects[of], Object::ObjectType) => {
+                match &mut self.objects[items] {
+                    Object::Items(Items::List, items) => Some(Object::Items(Items::List, std::mem::take(items))),
+                    _ => None,
+                }
             }
             (Object::Empty, &[_, shape, of, is_fortran, bytes]) => {
                 let of = match self.objects[of] {
