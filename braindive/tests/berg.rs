@@ -1,12 +1,16 @@
 //! An encoder of BERG, taken over, predicts what torchvision and NumPy predict, with their gradient; `fixtures/berg/make.py` made both.
 #![allow(clippy::unwrap_used)]
 
+use braindive::dataset::{self, GRID, Parts, Region, Regions};
+use braindive::encoder::fit::{Job, evaluate_head};
 use braindive::encoder::{Encoder, Head, Objective, Term, encode};
-use braindive::folder::Manifest;
+use braindive::folder::{Draft, Manifest, Opened};
 use braindive::gradient::{Tracked, gradients};
 use braindive::nsd::import::berg::{Source, import};
+use braindive::volume::{Grid, write_map};
 use candle_core::{DType, Device, Tensor, safetensors};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -94,6 +98,66 @@ fn the_vertices_of_a_region_are_those_of_both_hemispheres_and_say_which_they_are
     // Asked again, it finds both; a head that would be another is not written over it.
     import(&source("vit.pth", &["OFA", "FFA-1"]), out.path()).unwrap();
     assert!(import(&source("vit.pth", &["OFA"]), out.path()).is_err());
+}
+
+/// Eight images of 10 pixels, to which the encoder answers as it predicts.
+fn answered(folder: &Path, encoder: &Encoder) {
+    const IMAGES: usize = 8;
+    const SIDE: usize = 10;
+    let images: Vec<u8> =
+        (0..(IMAGES * SIDE * SIDE * 3) as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let pixels = Tensor::from_slice(&images, (IMAGES, SIDE, SIDE, 3), &Device::Cpu).unwrap();
+    let pixels =
+        (pixels.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap().to_dtype(DType::F32).unwrap() / 255.0).unwrap();
+    let vertices = encoder.head.voxels();
+    let parts = Parts {
+        images,
+        side: SIDE,
+        betas: encoder.voxels(&pixels).unwrap().flatten_all().unwrap().to_vec1().unwrap(),
+        image_ids: (0..IMAGES as i64).collect(),
+        repeats: vec![3; IMAGES],
+        test: (0..IMAGES).map(|image| u8::from(image >= 3)).collect(),
+        voxel_ijk: (0..vertices as i32).map(|vertex| [vertex, 0, 0]).collect(),
+        ncsnr: vec![1.0; vertices],
+        noise_ceiling: vec![100.0; vertices],
+        regions: Regions {
+            shape: [vertices, 1, 1],
+            split: "test_img_num".to_owned(),
+            split_sha256: "0".repeat(64),
+            regions: BTreeMap::from([(
+                "all of it".to_owned(),
+                Region { rows: (0..vertices).collect(), mask_voxels: vertices },
+            )]),
+        },
+    };
+    let Opened::Draft(draft) = Draft::open(folder, "answered").unwrap() else { panic!("a fresh folder") };
+    dataset::write(draft.path(), &parts).unwrap();
+    let affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let grid = Grid::new([vertices, 1, 1], affine).unwrap();
+    write_map(&draft.path().join(GRID), &grid, &vec![1.0; vertices]).unwrap();
+    draft
+        .publish(Manifest {
+            identity: String::new(),
+            kind: "prepare".to_owned(),
+            subject: "subj01".to_owned(),
+            settings: serde_json::json!({}),
+            inputs: Vec::new(),
+            files: Vec::new(),
+            summary: BTreeMap::new(),
+            software: "test".to_owned(),
+        })
+        .unwrap();
+}
+
+#[test]
+fn its_evaluation_reads_the_features_that_guide() {
+    let (out, encoder) = imported(&source("vit.pth", &[]));
+    let [data, backbone, scores] = ["data", "backbone", "scores"].map(|name| out.path().join(name));
+    answered(&data, &encoder);
+    let job = Job { data: &data, backbone: &backbone, out: &scores, identity: "scores", device: &Device::Cpu };
+    let manifest = evaluate_head(&job, &out.path().join("encoder"), &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let r2 = manifest.summary["mean_r2"];
+    assert!(r2 > 0.999_99, "R² {r2}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ mod tests {
             let image = Tensor::from_vec(values.repeat(8), (1, 1, 8, 8), &candle_core::Device::Cpu).unwrap();
             resize_crop(&image.into(), 4, 2).unwrap().into_value()
         };
-        let eighths = row([0., 0., 8., 0., 0., 0., 0., 0.]);
+        let eighths = row([0., 0., 0., 8., 0., 0., 0., 0.]);
         let expected = Tensor::new(&[[[[3f64, 1.], [3., 1.]]]], eighths.device()).unwrap();
         assert_close(&eighths, &expected, 1e-14);
         assert_gradient(&random(&[2, 3, 7, 9], 1), |x| resize_crop(x, 5, 4));

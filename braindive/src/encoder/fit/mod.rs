@@ -53,7 +53,7 @@ pub struct Job<'a> {
     pub device: &'a Device,
 }
 
-/// A linear map from unit-norm features to voxels.
+/// A linear map from features to voxels.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearMap<'a> {
     /// Features, K.
