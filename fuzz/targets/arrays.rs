@@ -1,7 +1,7 @@
 //! NumPy files and pickles of arrays. A pickle is never executed.
 #![no_main]
 
-use braindive::nsd::import::{npy, pickle};
+use braindive::nsd::import::{named, npy, pickle};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         _ => {
             drop(pickle::parse(bytes));
-            drop(pickle::parse_named(bytes));
+            drop(named::Named::parse(bytes));
         }
     }
 });

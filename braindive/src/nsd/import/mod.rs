@@ -6,6 +6,7 @@ mod coco;
 pub mod dataset;
 mod error;
 pub mod mask;
+pub mod named;
 pub mod npy;
 pub mod pickle;
 

@@ -1,5 +1,5 @@
-//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list, or of arrays by name in dictionaries (CPython's
-//! `pickletools`; NumPy's `ndarray.__reduce_ex__`).
+//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list, or of what [`super::named`] reads (CPython's `pickletools`;
+//! NumPy's `ndarray.__reduce_ex__`).
 //!
 //! Nothing is executed: a pickle that names any function but those that rebuild an array is refused by that name. Objects live in
 //! one list and refer to each other by number, so that a hostile pickle costs no more memory than its own length and no recursion.
@@ -37,89 +37,11 @@ pub fn parse(bytes: &[u8]) -> Result<Pickled, Problem> {
     machine.result(root)
 }
 
-/// The dictionaries in the pickle in `bytes`: one, or one in an array of objects, as `numpy.save` keeps it.
-///
-/// # Errors
-/// It would execute code, is damaged, or holds something else.
-pub fn parse_named(bytes: &[u8]) -> Result<Named, Problem> {
-    let mut machine = Machine { bytes, ..Machine::default() };
-    let root = machine.run()?;
-    let root = match &machine.objects[root] {
-        &Object::Items(Items::List, ref items) if items.len() == 1 => items[0],
-        _ => root,
-    };
-    match machine.objects[root] {
-        Object::Items(Items::Dict, _) => Ok(Named { objects: machine.objects, root }),
-        _ => Err(Problem::unexpected("no dictionary", "a pickled dictionary, as numpy.save writes it")),
-    }
-}
-
-/// Dictionaries of arrays, one in the other.
-#[derive(Debug)]
-pub struct Named {
-    objects: Vec<Object>,
-    root: Id,
-}
-
-impl Named {
-    /// The names in the dictionary at `path`.
-    ///
-    /// # Errors
-    /// There is no such dictionary.
-    pub fn names(&self, path: &[&str]) -> Result<Vec<&str>, Problem> {
-        let id = self.find(path)?;
-        match self.names_of(id) {
-            Some(names) => Ok(names),
-            None => Err(Problem::unexpected(format!("no dictionary in `{}`", path.join(".")), "one of arrays by name")),
-        }
-    }
-
-    /// Takes out the array at `path`.
-    ///
-    /// # Errors
-    /// There is no such array, or it was taken.
-    pub fn take(&mut self, path: &[&str]) -> Result<Array, Problem> {
-        let id = self.find(path)?;
-        match std::mem::replace(&mut self.objects[id], Object::Other) {
-            Object::Array(array) => Ok(array),
-            _ => Err(Problem::unexpected(format!("no array of numbers in `{}`", path.join(".")), "one")),
-        }
-    }
-
-    fn find(&self, path: &[&str]) -> Result<Id, Problem> {
-        let mut id = self.root;
-        for (depth, name) in path.iter().enumerate() {
-            id = self.item(id, name).ok_or_else(|| {
-                let names = self.names_of(id).unwrap_or_default().join(", ");
-                let place = if depth == 0 { String::new() } else { format!(" in `{}`", path[..depth].join(".")) };
-                Problem::unexpected(format!("only [{names}]{place}"), format!("`{name}` there"))
-            })?;
-        }
-        Ok(id)
-    }
-
-    fn pairs(&self, dictionary: Id) -> Option<impl Iterator<Item = (&str, Id)>> {
-        let Object::Items(Items::Dict, items) = &self.objects[dictionary] else { return None };
-        Some(items.as_chunks::<2>().0.iter().filter_map(|&[key, value]| match &self.objects[key] {
-            Object::Text(key) => Some((key.as_str(), value)),
-            _ => None,
-        }))
-    }
-
-    fn names_of(&self, dictionary: Id) -> Option<Vec<&str>> {
-        Some(self.pairs(dictionary)?.map(|(key, _)| key).collect())
-    }
-
-    fn item(&self, dictionary: Id, name: &str) -> Option<Id> {
-        self.pairs(dictionary)?.find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-}
-
 /// The number of an object.
-type Id = usize;
+pub(super) type Id = usize;
 
 #[derive(Debug, Clone)]
-enum Object {
+pub(super) enum Object {
     /// Something that no array depends on.
     Other,
     Int(i64),
@@ -131,14 +53,14 @@ enum Object {
     Function(Function),
     Type(Type),
     /// NumPy's type of an array of Python objects.
-    ObjectType,
+    TypeOfObjects,
     /// An array before its state is set.
     Empty,
     Array(Array),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Items {
+pub(super) enum Items {
     Tuple,
     List,
     Dict,
@@ -146,7 +68,7 @@ enum Items {
 
 /// The functions and classes that arrays are made of.
 #[derive(Debug, Clone, Copy)]
-enum Function {
+pub(super) enum Function {
     Reconstruct,
     FromBuffer,
     Ndarray,
@@ -169,6 +91,16 @@ impl Function {
             _ => return None,
         })
     }
+}
+
+/// The objects of the pickle in `bytes`, and which of them it describes.
+///
+/// # Errors
+/// It would execute code or is damaged.
+pub(super) fn objects(bytes: &[u8]) -> Result<(Vec<Object>, Id), Problem> {
+    let mut machine = Machine { bytes, ..Machine::default() };
+    let root = machine.run()?;
+    Ok((machine.objects, root))
 }
 
 #[derive(Default)]
@@ -435,7 +367,7 @@ impl<'a> Machine<'a> {
         let made = match (function, arguments.as_slice()) {
             (Function::Reconstruct, _) => Some(Object::Empty),
             (Function::Dtype, &[code, ..]) => match self.text(code) {
-                Some("O8") => Some(Object::ObjectType),
+                Some("O8") => Some(Object::TypeOfObjects),
                 Some(code) => {
                     let unknown = || {
                         Problem::unexpected(
@@ -487,8 +419,8 @@ impl<'a> Machine<'a> {
             (Object::Type(of), &[_, order, ..]) => {
                 self.text(order).map(|order| Object::Type(Type { is_big_endian: order == ">", ..*of }))
             }
-            (Object::ObjectType, _) => Some(Object::ObjectType),
-            (Object::Empty, &[_, _, of, _, items]) if matches!(self.objects[of], Object::ObjectType) => {
+            (Object::TypeOfObjects, _) => Some(Object::TypeOfObjects),
+            (Object::Empty, &[_, _, of, _, items]) if matches!(self.objects[of], Object::TypeOfObjects) => {
                 match &mut self.objects[items] {
                     Object::Items(Items::List, items) => Some(Object::Items(Items::List, std::mem::take(items))),
                     _ => None,
