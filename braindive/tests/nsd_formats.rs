@@ -1,7 +1,7 @@
 //! Files that h5py, nibabel and scipy wrote (tests/reference/nsd/make.py) are read as what they are.
 #![allow(clippy::unwrap_used)]
 
-use braindive::nsd::betas::{Pick, Scratch, Session};
+use braindive::nsd::betas::{Pick, Session};
 use braindive::nsd::layout::BetasFormat;
 use braindive::nsd::{Design, NsdError, Subject, ctab, mat5, mgh, stim_info};
 use std::ops::ControlFlow;
@@ -79,7 +79,7 @@ fn read_two_voxels(path: PathBuf, format: BetasFormat) -> Result<Vec<f32>, NsdEr
     session.check(shape)?;
     let pick = Pick::new(shape, &[[1, 0, 0], [0, 1, 0]]);
     let mut watch = |_| ControlFlow::Continue(());
-    Ok(session.read(&pick, "betas".to_owned(), &mut Scratch::default(), &mut watch)?.0)
+    Ok(session.read(&pick, "betas".to_owned(), &mut watch)?.0)
 }
 
 #[test]

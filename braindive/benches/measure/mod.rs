@@ -43,7 +43,7 @@ impl Wanted {
 }
 
 /// User and system time of all threads of this process (`/proc/PID/stat`, fields 14 and 15, in hundredths of a second).
-fn cpu_seconds() -> Option<f64> {
+pub fn cpu_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();

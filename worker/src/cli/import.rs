@@ -1,6 +1,5 @@
 //! `worker import-mask`, `worker import-dataset` and `worker import-berg`: what others have made, by hand.
 
-use anyhow::Context;
 use braindive::nsd::import::berg;
 use braindive::nsd::import::dataset::{Settings, import};
 use braindive::nsd::import::mask::{Mask, Source};
@@ -60,16 +59,12 @@ pub struct ImportDataset {
 impl ImportDataset {
     /// Makes the prepared subject and prints its size.
     pub fn run(self) -> anyhow::Result<()> {
-        let mut settings = match (&self.settings, &self.algonauts) {
-            (Some(path), _) => {
-                let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("the settings {}", path.display()))?
-            }
-            (None, Some(root)) => {
+        let mut settings = match &self.algonauts {
+            Some(root) => {
                 let subject = root.file_name().unwrap_or_default().to_string_lossy();
                 Settings::algonauts(root, &subject)?
             }
-            (None, None) => Settings::default(),
+            None => super::settings(self.settings.as_deref())?,
         };
         settings.image_size = self.image_size.unwrap_or(settings.image_size);
         let manifest = import(&settings, &self.out)?;
