@@ -53,6 +53,8 @@ enum Command {
     ImportMask(import::ImportMask),
     /// Prepare images, betas and masks of an experiment that is not in NSD's layout
     ImportDataset(import::ImportDataset),
+    /// Make an encoder of one of the Brain Encoding Response Generator
+    ImportBerg(import::ImportBerg),
 }
 
 /// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined.
@@ -75,6 +77,7 @@ pub fn main() -> ExitCode {
         Some(Command::SimulateSubject(args)) => args.run(),
         Some(Command::ImportMask(args)) => args.run(),
         Some(Command::ImportDataset(args)) => args.run(),
+        Some(Command::ImportBerg(args)) => args.run(),
         None => cli.work.run(),
     };
     match done {
