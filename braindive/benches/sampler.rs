@@ -85,7 +85,7 @@ fn main() {
     report.measure("forward and backward through UNet, decoder and encoder", || {
         let pred_x0 = level.pred_x0(&input, &unet(&input).0).unwrap();
         let decoded = diffusion.decode_raw(&pred_x0, Keep::Activations).unwrap();
-        let features = encode(&encoder.backbone, &decoded).unwrap().unit_features;
+        let features = encode(&encoder.backbone, &decoded).unwrap().features;
         let cotangent = features.value().ones_like().unwrap();
         gradients(features, cotangent).unwrap().reach(&input).unwrap()
     });

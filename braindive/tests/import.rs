@@ -55,6 +55,7 @@ fn every_form_of_a_mask_gives_the_same_volume() {
         ("food_3d_fortran.npy", None, false),
         ("food_flat.npy", None, false),
         ("food_of_cortex.npy", None, true),
+        ("food.mgz", None, false),
         ("food_indices.npy", None, true),
         ("food_indices_big_endian.npy", None, true),
         ("volume_to_functional_2.pkl", Some(1), false),
@@ -102,7 +103,7 @@ fn the_list_of_parcels_is_read_and_checked() {
 fn files_under_coco_ids_become_a_prepared_subject() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("subj01");
-    let food = RegionFiles { masks: vec![fixture("food_3d.npy")], labels: Vec::new() };
+    let food = RegionFiles { masks: vec![fixture("food_3d.npy")], labels: Vec::new(), names: Vec::new() };
     let settings = Settings {
         subject: "subj01".to_owned(),
         images: fixture("images.hdf5"),
@@ -143,6 +144,36 @@ fn a_folder_of_the_algonauts_project_becomes_a_prepared_subject() {
     assert_eq!(regions.keys().collect::<Vec<_>>(), ["FFA-1", "OFA"], "what the subject lacks is left out");
     assert_eq!((regions["OFA"].rows.as_slice(), regions["FFA-1"].rows.as_slice()), (&[1, 2, 9][..], &[3, 6][..]));
     assert!(read.noise_ceiling().iter().all(|ceiling| ceiling.is_nan()), "unknown without ncsnr");
+}
+
+#[test]
+fn regions_are_labels_of_freesurfers_surfaces_by_the_names_of_their_colour_table() {
+    let place = tempfile::tempdir().unwrap();
+    let region = |names: &[&str]| RegionFiles {
+        masks: ["lh.floc-faces.mgz", "rh.floc-faces.mgz"].map(fixture).to_vec(),
+        labels: Vec::new(),
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let settings = |names: &[&str]| {
+        let challenge = Settings::algonauts(&fixture("algonauts"), "subj01").unwrap();
+        Settings { regions: [("region".to_owned(), region(names))].into(), image_size: 4, ..challenge }
+    };
+    let rows = |names: &[&str]| {
+        let out = place.path().join(names.join("+"));
+        let manifest = import(&settings(names), &out).unwrap();
+        assert!(manifest.inputs.iter().any(|input| input.name == "floc-faces.mgz.ctab"), "it decides what is in it");
+        Dataset::open(&out).unwrap().regions().regions["region"].rows.clone()
+    };
+    assert_eq!((rows(&["OFA"]), rows(&["FFA-1"])), (vec![1, 2, 9], vec![3, 6]), "as in the challenge's masks");
+    assert_eq!(rows(&["FFA-1", "OFA"]), [1, 2, 3, 6, 9]);
+    let message = import(&settings(&["FFA"]), &place.path().join("out")).unwrap_err().to_string();
+    for told in ["lh.floc-faces.mgz", "called FFA,", "OFA, FFA-1, FFA-2", "floc-faces.mgz.ctab"] {
+        assert!(message.contains(told), "{told} is not in: {message}");
+    }
+    let volume = RegionFiles { masks: vec![fixture("food.mgz")], labels: vec![1], names: Vec::new() };
+    let volume = Settings { regions: [("food".to_owned(), volume)].into(), ..settings(&[]) };
+    let message = import(&volume, &place.path().join("out")).unwrap_err().to_string();
+    assert!(message.contains("food.mgz holds masks of 60 voxels, expected 10"), "{message}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Files that h5py, nibabel and scipy wrote (tests/reference/nsd/make.py) are read as what they are.
 #![allow(clippy::unwrap_used)]
 
-use braindive::nsd::betas::{Pick, Scratch, Session};
+use braindive::nsd::betas::{Pick, Session, z_score};
 use braindive::nsd::layout::BetasFormat;
 use braindive::nsd::{Design, NsdError, Subject, ctab, mat5, mgh, stim_info};
 use std::ops::ControlFlow;
@@ -79,7 +79,7 @@ fn read_two_voxels(path: PathBuf, format: BetasFormat) -> Result<Vec<f32>, NsdEr
     session.check(shape)?;
     let pick = Pick::new(shape, &[[1, 0, 0], [0, 1, 0]]);
     let mut watch = |_| ControlFlow::Continue(());
-    Ok(session.read(&pick, "betas".to_owned(), &mut Scratch::default(), &mut watch)?.0)
+    Ok(session.read(&pick, "betas".to_owned(), &mut watch)?.0)
 }
 
 #[test]
@@ -97,6 +97,39 @@ fn betas_of_a_nifti_file_are_read_too() {
     let expected: Vec<f32> =
         [1, 2].iter().flat_map(|voxel| (0..750).map(move |trial| (4 * trial + voxel) as f32 / 300.0)).collect();
     assert_eq!(read_two_voxels(reference("forms/tiny.nii"), BetasFormat::Nifti).unwrap(), expected);
+}
+
+#[test]
+fn a_session_has_mean_0_and_standard_deviation_1_and_a_voxel_that_never_changes_is_0() {
+    let mut series: Vec<f32> = (0..750).map(|trial| 5.0 + ((37 * trial) % 1201) as f32 / 300.0).collect();
+    z_score(&mut series);
+    let moment = |power| series.iter().map(|&z| f64::from(z).powi(power)).sum::<f64>() / 750.0;
+    assert!(moment(1).abs() < 1e-6 && (moment(2) - 1.0).abs() < 1e-5, "{} {}", moment(1), moment(2));
+    let mut constant = [2.5; 750];
+    z_score(&mut constant);
+    assert_eq!(constant, [0.0; 750]);
+}
+
+#[test]
+fn an_image_id_out_of_range_is_told_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let design = folder.path().join("nsd_expdesign.mat");
+    let mut bytes = std::fs::read(reference("forms/design_v73.mat")).unwrap();
+    // Of the fixture's numbers 52 is only an image of subject 2.
+    let at = bytes.windows(8).rposition(|bytes| bytes == 52_f64.to_le_bytes()).unwrap();
+    bytes[at..at + 8].copy_from_slice(&73_001_f64.to_le_bytes());
+    std::fs::write(&design, bytes).unwrap();
+    let message = Design::read(&design).unwrap_err().to_string();
+    for told in ["nsd_expdesign.mat", "`subjectim`", "73001", "73000"] {
+        assert!(message.contains(told), "{told} is not in: {message}");
+    }
+    let table = folder.path().join("nsd_stim_info_merged.csv");
+    let header = ",cocoId,cocoSplit,cropBox,loss,nsdId,flagged,BOLD5000,shared1000";
+    std::fs::write(&table, format!("{header}\n0,9,val2017,\"(0, 0, 0, 0)\",0,73000,False,False,False\n")).unwrap();
+    let message = stim_info::read(&table).unwrap_err().to_string();
+    for told in ["nsd_stim_info_merged.csv", "nsdId of row 1", "73000", "0 to 72999"] {
+        assert!(message.contains(told), "{told} is not in: {message}");
+    }
 }
 
 #[test]

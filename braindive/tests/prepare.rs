@@ -6,6 +6,7 @@ use braindive::dataset::Dataset;
 use braindive::folder::Manifest;
 use braindive::nsd::prepare::{Plan, Settings, run};
 use braindive::nsd::{NsdError, Subject};
+use braindive::volume::{Volume, write_map};
 use checkpoint::Checkpoint;
 use std::fs;
 use std::ops::ControlFlow;
@@ -265,4 +266,34 @@ fn images_can_be_cropped_from_cocos_photographs() {
     let image = data.image(0);
     let rows: Vec<u8> = image.chunks_exact(3 * 8).map(|row| row[12]).collect();
     assert!(rows.is_sorted() && rows[0] >= 18 && rows[7] <= 180 && (87..=97).contains(&rows[3]), "{rows:?}");
+}
+
+#[test]
+fn cortex_is_where_any_label_volume_is_at_least_minus_a_half() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    copy(&root, &reference().join("root"));
+    // -1 where i = 0 and labels or 0 elsewhere, in all volumes; three more voxels in one of them.
+    let path = root.join(FUNCTIONAL).join("roi/floc-words.nii.gz");
+    let Volume { grid, values } = Volume::read(&path).unwrap();
+    let mut values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+    for (voxel, value) in [([0, 1, 1], -0.5), ([0, 1, 2], -0.75), ([0, 2, 2], 0.0)] {
+        values[grid.position(voxel).unwrap()] = value;
+    }
+    write_map(&path, &grid, &values).unwrap();
+    let food = root.join("food.nii.gz");
+    write_map(&food, &grid, &vec![1.0; grid.voxels()]).unwrap();
+
+    let set = |voxels: &str, exclude: &[&str], food: Option<PathBuf>| {
+        let exclude: Vec<String> = exclude.iter().map(|&name| name.to_owned()).collect();
+        let out = place.path().join(format!("{voxels} {exclude:?}"));
+        prepare(&Settings { voxels: vec![voxels.to_owned()], exclude, food, ..settings(&root) }, &out).unwrap();
+        Dataset::open(&out).unwrap().voxel_ijk()
+    };
+    let mut cortex = vec![[0, 1, 1], [0, 2, 2]];
+    cortex.extend((0..27).map(|voxel| [1 + voxel / 9, voxel / 3 % 3, voxel % 3]));
+    assert_eq!(set("cortex", &[], None), cortex);
+    assert_eq!(set("food", &[], Some(food)), cortex, "a mask of food is cut to cortex");
+    cortex.retain(|voxel| ![[1, 0, 0], [1, 0, 1]].contains(voxel));
+    assert_eq!(set("cortex", &["prf-visualrois"], None), cortex, "early visual voxels are left out");
 }

@@ -3,13 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use braindive::encoder::{Head, MaskError, MaskedRows, Threshold, VolumeMask};
-use braindive::volume::VolumeError;
+use braindive::volume::{Volume, VolumeError, write_map};
 use candle_core::{DType, Device};
 use flate2::{Compression, write::GzEncoder};
+use proptest::collection::vec;
+use proptest::prelude::any;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+/// Spoilt files that are tried.
+const ROUNDS: usize = 1000;
 
 /// A NIfTI-1 file of f32 values; `value` is asked for every voxel (i, j, k).
 fn write_nifti(path: &Path, shape: &[i16], slope: f32, value: impl Fn([i32; 3]) -> f32) {
@@ -154,4 +161,33 @@ fn a_head_without_places_and_a_broken_volume_are_errors_that_name_the_file() {
 
     write_head(&subject.path("head.safetensors"), None);
     assert!(matches!(subject.rows(&subject.mask(&[2])), Err(MaskError::NoVoxelIjk { .. })));
+}
+
+#[test]
+fn any_bytes_are_an_error_or_a_volume_that_is_written_and_read_again_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let [seed, path, again] = ["seed.nii", "spoilt.nii", "again.nii"].map(|name| folder.path().join(name));
+    write_nifti(&seed, &[4, 3, 2], 0.5, |[i, j, k]| (i + 10 * j + 100 * k) as f32);
+    let seed = std::fs::read(seed).unwrap();
+    let mut runner = TestRunner::deterministic();
+    let spoilt = (vec((0..seed.len(), any::<u8>()), 0..5), 0..2 * seed.len());
+    let mut read = 0;
+    for _ in 0..ROUNDS {
+        let (changes, length) = spoilt.new_tree(&mut runner).unwrap().current();
+        let mut bytes = seed.clone();
+        changes.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+        bytes.truncate(length);
+        std::fs::write(&path, bytes).unwrap();
+        let Ok(Volume { grid, values }) = Volume::read(&path) else { continue };
+        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        write_map(&again, &grid, &values).unwrap();
+        let again = Volume::read(&again).unwrap();
+        let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan());
+        assert!(again.values.len() == values.len() && again.grid.shape() == grid.shape());
+        assert!(again.values.iter().zip(&values).all(|(&read, &value)| same(read, value.into())));
+        let [before, after] = [grid, again.grid].map(|grid| grid.affine());
+        assert!(before.as_flattened().iter().zip(after.as_flattened()).all(|(&a, &b)| same(a, b)), "{before:?}");
+        read += 1;
+    }
+    assert!(read > ROUNDS / 10, "{read} of {ROUNDS} were volumes");
 }

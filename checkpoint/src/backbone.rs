@@ -1,4 +1,4 @@
-//! Under whose names a folder holds an image tower: OpenCLIP's, timm's, or those of `transformers`.
+//! Under whose names a folder holds an image tower: those of OpenCLIP, timm, `transformers` or torchvision.
 
 use super::error::{Error, Problem};
 use super::files::Names;
@@ -15,6 +15,8 @@ pub enum Layout {
     Timm,
     /// `config.json` with `model_type` clip or clip_vision_model; `vision_model.*`, `visual_projection`.
     Transformers,
+    /// `config.json` with `model_type` torchvision_vit; `conv_proj`, `encoder.*`, and `readout` from all blocks to the features.
+    Torchvision,
 }
 
 /// An image tower in a folder.
@@ -47,6 +49,7 @@ impl Backbone {
         let said: Config = serde_json::from_slice(&text).map_err(|error| Problem::Config(error).of(&config))?;
         let layout = match (said.architecture, said.model_type.as_deref()) {
             (Some(_), _) => Layout::Timm,
+            (None, Some("torchvision_vit")) => Layout::Torchvision,
             (None, Some("clip" | "clip_vision_model")) => Layout::Transformers,
             _ => return Err(Problem::NoLayout.of(&config)),
         };
@@ -59,7 +62,7 @@ impl Layout {
     pub fn names(self) -> Names {
         match self {
             Self::OpenClip => Names::OPEN_CLIP,
-            Self::Timm | Self::Transformers => Names::TRANSFORMERS,
+            Self::Timm | Self::Transformers | Self::Torchvision => Names::TRANSFORMERS,
         }
     }
 
@@ -69,6 +72,7 @@ impl Layout {
             Self::OpenClip => ("visual.proj", 1),
             Self::Timm => ("head.weight", 0),
             Self::Transformers => ("visual_projection.weight", 0),
+            Self::Torchvision => ("readout.0.weight", 0),
         };
         match checkpoint.tensors().get(key)?.shape[..] {
             [outputs, inputs] => Some([outputs, inputs][axis]),

@@ -159,6 +159,8 @@ fn a_backbone_folder_says_whose_names_it_has() {
     assert!(layout().unwrap_err().contains("config.json describes no image tower"));
     write("config.json", r#"{"model_type": "clip"}"#);
     assert_eq!(layout(), Ok(Layout::Transformers));
+    write("config.json", r#"{"model_type": "torchvision_vit"}"#);
+    assert_eq!(layout(), Ok(Layout::Torchvision));
     write("config.json", r#"{"architecture": "vit_base_patch16_clip_224"}"#);
     assert_eq!(layout(), Ok(Layout::Timm));
     write("open_clip_config.json", "{}");

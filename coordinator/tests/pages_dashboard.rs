@@ -62,7 +62,7 @@ async fn the_overview_shows_failures_first_and_exact_counts() {
             "out_of_memory",
             "bad_input",
             "812 bytes, expected 1,048,576",
-            "Images done</dt><dd>120</dd><p>of 160 jobs",
+            "Done</dt><dd>120</dd><p>of 160 jobs",
             "Running</dt><dd>2</dd>",
             "120 of 160 done, 2 running, 35 ready, 3 failed",
             "node07/cuda:0",

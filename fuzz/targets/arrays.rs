@@ -1,7 +1,7 @@
 //! NumPy files and pickles of arrays. A pickle is never executed.
 #![no_main]
 
-use braindive::nsd::import::{npy, pickle};
+use braindive::nsd::import::{named, npy, pickle};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -12,6 +12,9 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(array.floats().len(), array.len());
             }
         }
-        _ => drop(pickle::parse(bytes)),
+        _ => {
+            drop(pickle::parse(bytes));
+            drop(named::Named::parse(bytes));
+        }
     }
 });

@@ -2,7 +2,7 @@
 //! chunk index we walk ourselves.
 #![no_main]
 
-use braindive::nsd::betas::{Pick, Scratch, Session};
+use braindive::nsd::betas::{Pick, Session};
 use braindive::nsd::layout::BetasFormat;
 use braindive::nsd::{Design, ctab, mat5, mgh, stim_info};
 use libfuzzer_sys::fuzz_target;
@@ -22,10 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
         5 => drop(mgh::read(&path)),
         kind => {
             let format = if kind == 6 { BetasFormat::Nifti } else { BetasFormat::Hdf5 };
-            let (shape, mut scratch) = ([2, 2, 1], Scratch::default());
+            let shape = [2, 2, 1];
             let pick = Pick::new(shape, &[[1, 0, 0], [0, 1, 0]]);
             let mut watch = |_| ControlFlow::Continue(());
-            drop(Session { path, format }.read(&pick, String::new(), &mut scratch, &mut watch));
+            drop(Session { path, format }.read(&pick, String::new(), &mut watch));
         }
     }
 });

@@ -14,8 +14,10 @@ pub use campaign::Campaign;
 pub use process::{Place, Process, binary};
 
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for something that should happen.
@@ -59,6 +61,11 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs a command of the worker to its end.
+pub fn run_worker<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    Command::new(binary("worker")).args(arguments).stdin(Stdio::null()).output().expect("the worker starts")
 }
 
 /// Reads a JSON file.

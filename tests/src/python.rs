@@ -4,9 +4,10 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-const PACKAGES: [&str; 4] = ["h5py", "nibabel", "numpy", "scipy"];
+const PACKAGES: [&str; 5] = ["h5py", "nibabel", "numpy", "pillow", "scipy"];
+const MODULES: &str = "h5py, nibabel, numpy, PIL, scipy";
 
-/// An interpreter in a virtual environment with h5py, nibabel, numpy and scipy; the first test that asks installs them beside the
+/// An interpreter in a virtual environment with h5py, nibabel, numpy, Pillow and scipy; the first test that asks installs them beside the
 /// binaries. Without python3, or where pip reaches no index, says so and returns `None`.
 pub fn with_scientific_packages() -> Option<PathBuf> {
     let target = super::binary("worker").parent()?.to_owned();
@@ -16,7 +17,7 @@ pub fn with_scientific_packages() -> Option<PathBuf> {
     let lock = File::create(target.join("python.lock")).expect("a lock beside the binaries");
     lock.lock().expect("the lock can be taken");
     let imports = || {
-        let import = format!("import {}", PACKAGES.join(", "));
+        let import = format!("import {MODULES}");
         let quiet = Command::new(&interpreter).args(["-c", &import]).stderr(Stdio::null()).status();
         quiet.is_ok_and(|status| status.success())
     };

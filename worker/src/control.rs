@@ -11,6 +11,7 @@ pub struct Control {
     step: AtomicU32,
     steps: AtomicU32,
     stopped: AtomicBool,
+    kept: AtomicBool,
     began: OnceLock<Began>,
     /// The job's share, once it is known.
     computed: OnceLock<Duration>,
@@ -44,6 +45,16 @@ impl Control {
     /// Whether the task should end without a result.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Says that the next attempt goes on where this one ends, in the folder that they make.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next attempt goes on where this one ends.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// How far the task is.

@@ -1,13 +1,16 @@
 //! How clusters are looked for.
 
 use super::ClusterError;
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
 
 /// The defaults are the paper's two clusters, with soft assignments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Numbers of clusters; of several, the one with the highest likelihood of held-out voxels is taken.
+    /// Numbers of clusters, a list or one; of several, the one with the highest likelihood of held-out voxels is taken.
+    #[serde(deserialize_with = "one_or_several")]
     pub k: Vec<usize>,
     pub assign: Assignment,
     /// Starts of the search, of which the one that ends with the highest likelihood counts.
@@ -46,5 +49,48 @@ impl Settings {
         least("k", 1, self.k.iter().copied().min().unwrap_or(0))?;
         least("starts", 1, self.starts)?;
         least("folds", 2, self.folds)
+    }
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    struct Numbers;
+
+    impl<'de> Visitor<'de> for Numbers {
+        type Value = Vec<usize>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of clusters, or a list of such numbers")
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+            Ok(vec![usize::try_from(number).unwrap_or(usize::MAX)])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut numbers = Vec::new();
+            while let Some(number) = list.next_element()? {
+                numbers.push(number);
+            }
+            Ok(numbers)
+        }
+    }
+
+    deserializer.deserialize_any(Numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k_is_a_number_or_a_list() {
+        let k = |text: &str| serde_json::from_str::<Settings>(text).map(|settings| settings.k);
+        assert_eq!(k(r#"{ "k": 3 }"#).unwrap(), [3]);
+        assert_eq!(k(r#"{ "k": [2, 3] }"#).unwrap(), [2, 3]);
+        assert_eq!(k("{}").unwrap(), [2]);
+        for wrong in [r#"{ "k": "two" }"#, r#"{ "k": -1 }"#, r#"{ "k": 2.5 }"#] {
+            let message = k(wrong).unwrap_err().to_string();
+            assert!(message.contains("a number of clusters, or a list"), "{message}");
+        }
     }
 }

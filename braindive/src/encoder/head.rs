@@ -1,7 +1,9 @@
-//! A subject's voxel head: unit-norm image features → predicted activation of every voxel (Luo et al. 2023, section 3.2).
+//! A subject's voxel head: image features → predicted activation of every voxel; in the paper the features have unit norm (Luo et al.
+//! 2023, section 3.2).
 
 use crate::error::{Error, Result};
 use crate::layers::Linear;
+use crate::models::VitConfig;
 use crate::weights::{Weights, read_config};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
@@ -27,6 +29,8 @@ pub struct Head {
 #[serde(default)]
 struct HeadConfig {
     image_size: Option<usize>,
+    /// Whether the head reads features of unit norm; not said: it does.
+    normalize: Option<bool>,
     rois: BTreeMap<String, Vec<usize>>,
     clusters: BTreeMap<String, Vec<usize>>,
     mask_voxels: BTreeMap<String, usize>,
@@ -38,7 +42,7 @@ impl Head {
     ///
     /// # Errors
     /// A file or tensor is missing or malformed, a checkpoint holds several subjects and nothing says which, a region lists a
-    /// voxel that the head lacks, or the head was fitted on features that are not normalised.
+    /// voxel that the head lacks.
     pub fn load(path: impl AsRef<Path>, dtype: DType, device: &Device) -> Result<Self> {
         let opened = checkpoint::Head::open(path.as_ref())?;
         let path = opened.checkpoint.path().to_owned();
@@ -47,7 +51,7 @@ impl Head {
         let bias = weights.get(&[opened.voxels], &opened.bias)?;
         let config_path = path.with_file_name("config.json");
         let mut config: HeadConfig = match config_path.exists() {
-            true => read_config(&config_path, &json!({ "normalize": true }))?,
+            true => read_config(&config_path, &json!({}))?,
             false => HeadConfig::default(),
         };
         for (region, rows) in config.rois.iter_mut().chain(&mut config.clusters) {
@@ -77,7 +81,7 @@ impl Head {
         Ok(Self { path, weight, bias, linear, config: HeadConfig::default(), voxel_ijk: None })
     }
 
-    /// Predicted activation of every voxel. `features`: [batch, K], unit norm; returns [batch, N].
+    /// Predicted activation of every voxel. `features`: [batch, K], as [`VisionTransformer::head_input`](crate::models::vit::VisionTransformer::head_input) returns them; returns [batch, N].
     ///
     /// # Errors
     /// `features` has another width.
@@ -129,9 +133,33 @@ impl Head {
         &self.path
     }
 
-    /// Side of the images that the head was fitted on, if its configuration says so.
-    pub(super) fn image_size(&self) -> Option<usize> {
-        self.config.image_size
+    /// Whether the head was fitted on features of the backbone in `folder`, as far as its configuration says.
+    ///
+    /// # Errors
+    /// It reads another number of features, features of images of another size, or features that are normalised otherwise.
+    pub(super) fn check_fits(&self, backbone: &VitConfig, folder: &Path) -> Result<()> {
+        if self.features() != backbone.features {
+            return Err(Error::HeadMismatch {
+                head: self.path.clone(),
+                backbone: folder.to_owned(),
+                found: self.features(),
+                expected: backbone.features,
+            });
+        }
+        let HeadConfig { image_size, normalize, .. } = self.config;
+        let (size, unit_norm) = (backbone.image_size, backbone.unit_norm);
+        let (found, said) = (image_size.unwrap_or(size), normalize.unwrap_or(true));
+        let (key, found, expected) = match (found == size, said == unit_norm) {
+            (true, true) => return Ok(()),
+            (false, _) => ("image_size", found.to_string(), format!("{size}, the image size")),
+            (true, false) => ("normalize", said.to_string(), format!("{unit_norm}, as the features are")),
+        };
+        Err(Error::Unsupported {
+            path: self.path.with_file_name("config.json"),
+            key: key.to_owned(),
+            found,
+            expected: format!("{expected} of the backbone {}", folder.display()),
+        })
     }
 }
 

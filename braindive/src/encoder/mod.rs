@@ -10,9 +10,8 @@ pub use head::Head;
 pub use objective::{Objective, Target, Term};
 pub use volume::{MaskError, MaskedRows, Threshold, VolumeMask};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gradient::Tracked;
-use crate::layers::unit_norm;
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -32,8 +31,8 @@ pub struct Encoding {
     pub clip_input: Tensor,
     /// [batch, K]
     pub clip_features: Tensor,
-    /// [batch, K], unit norm.
-    pub unit_features: Tracked,
+    /// [batch, K]; what a head reads: of unit norm, unless the backbone's configuration says otherwise.
+    pub features: Tracked,
 }
 
 /// `image`: [batch, 3, height, width] in 0..1; differentiable.
@@ -43,8 +42,8 @@ pub struct Encoding {
 pub fn encode(backbone: &VisionTransformer, image: &Tracked) -> candle_core::Result<Encoding> {
     let clip_input = backbone.preprocess(image)?;
     let clip_features = backbone.forward(&clip_input)?;
-    let unit_features = unit_norm(&clip_features)?;
-    Ok(Encoding { clip_input: clip_input.into_value(), clip_features: clip_features.into_value(), unit_features })
+    let features = backbone.head_input(&clip_features)?;
+    Ok(Encoding { clip_input: clip_input.into_value(), clip_features: clip_features.into_value(), features })
 }
 
 impl Encoder {
@@ -64,24 +63,8 @@ impl Encoder {
     /// # Errors
     /// The head was fitted on another backbone.
     pub fn new(backbone: Arc<VisionTransformer>, folder: &Path, head: Head) -> Result<Self> {
-        let (features, size) = (backbone.config.features, backbone.config.image_size);
-        if head.features() != features {
-            return Err(Error::HeadMismatch {
-                head: head.path().to_owned(),
-                backbone: folder.to_owned(),
-                found: head.features(),
-                expected: features,
-            });
-        }
-        match head.image_size() {
-            Some(found) if found != size => Err(Error::Unsupported {
-                path: head.path().with_file_name("config.json"),
-                key: "image_size".to_owned(),
-                found: found.to_string(),
-                expected: format!("{size}, the image size of the backbone {}", folder.display()),
-            }),
-            _ => Ok(Self { backbone, head }),
-        }
+        head.check_fits(&backbone.config, folder)?;
+        Ok(Self { backbone, head })
     }
 
     /// Predicted activation of every voxel of `image` [batch, 3, height, width] in 0..1: [batch, N], z-scored beta units.
@@ -89,6 +72,6 @@ impl Encoder {
     /// # Errors
     /// As [`encode`].
     pub fn voxels(&self, image: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.predict(encode(&self.backbone, &image.into())?.unit_features.value())
+        self.head.predict(encode(&self.backbone, &image.into())?.features.value())
     }
 }

@@ -113,7 +113,7 @@ impl Target {
         Self { direction, offset }
     }
 
-    /// The objective's value for an image's `features`, K elements of unit norm; z-scored beta units.
+    /// The objective's value for an image's `features`, K elements; z-scored beta units.
     pub fn activation(&self, features: &[f64]) -> f64 {
         self.direction.iter().zip(features).map(|(d, f)| d * f).sum::<f64>() + self.offset
     }

@@ -5,9 +5,12 @@
 //! before columns, weights are integers in units of 2⁻²², and the image between the two passes is 8-bit.
 
 use super::RgbImage8;
+use std::borrow::Cow;
 
 /// Bits behind the binary point of a weight: 32 − 8 bits of a pixel − 2 of headroom for sums of overshooting weights.
 const WEIGHT_BITS: u32 = 22;
+/// What a sum begins with, so that cutting its fraction off rounds half up.
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// Which input pixels an output pixel mixes.
 struct Mix {
@@ -19,26 +22,56 @@ struct Mix {
 /// Resizes to `width` × `height` pixels; equal to PIL's `Image.resize((width, height), BICUBIC)`.
 pub fn bicubic(image: &RgbImage8, width: usize, height: usize) -> RgbImage8 {
     assert!(width > 0 && height > 0, "an image has at least one pixel");
-    let mut resized = image.clone();
+    let mut resized = Cow::Borrowed(image);
     if width != image.width {
-        let mixes = mixes(image.width, width);
-        let mut pixels = Vec::with_capacity(3 * width * image.height);
-        for row in image.pixels.chunks_exact(3 * image.width) {
-            for mix in &mixes {
-                pixels.extend([0, 1, 2].map(|channel| mix.apply(|column| row[3 * column + channel])));
+        resized = Cow::Owned(across(&resized, width));
+    }
+    if height != image.height {
+        resized = Cow::Owned(down(&resized, height));
+    }
+    resized.into_owned()
+}
+
+/// Resizes every row to `width` pixels.
+fn across(image: &RgbImage8, width: usize) -> RgbImage8 {
+    let mixes = mixes(image.width, width);
+    let mut pixels = Vec::with_capacity(3 * width * image.height);
+    for row in image.pixels.chunks_exact(3 * image.width) {
+        let (row, _) = row.as_chunks::<3>();
+        for Mix { first, weights } in &mixes {
+            let mut sums = [HALF; 3];
+            for (pixel, &weight) in row[*first..].iter().zip(weights) {
+                sums = std::array::from_fn(|channel| add(sums[channel], weight, pixel[channel]));
             }
+            pixels.extend(sums.map(rounded));
         }
-        resized = RgbImage8 { width, height: image.height, pixels };
     }
-    if height != resized.height {
-        let stride = 3 * resized.width;
-        let mut pixels = Vec::with_capacity(stride * height);
-        for mix in mixes(resized.height, height) {
-            pixels.extend((0..stride).map(|column| mix.apply(|row| resized.pixels[row * stride + column])));
+    RgbImage8 { width, height: image.height, pixels }
+}
+
+/// Resizes every column to `height` pixels.
+fn down(image: &RgbImage8, height: usize) -> RgbImage8 {
+    let stride = 3 * image.width;
+    let mut sums = vec![HALF; stride];
+    let mut pixels = Vec::with_capacity(stride * height);
+    for Mix { first, weights } in mixes(image.height, height) {
+        sums.fill(HALF);
+        for (row, &weight) in image.pixels.chunks_exact(stride).skip(first).zip(&weights) {
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum = add(*sum, weight, value));
         }
-        resized = RgbImage8 { width, height, pixels };
+        pixels.extend(sums.iter().map(|&sum| rounded(sum)));
     }
-    resized
+    RgbImage8 { width: image.width, height, pixels }
+}
+
+/// One more weighted value; the weights leave room for all sums.
+fn add(sum: i32, weight: i32, value: u8) -> i32 {
+    sum.wrapping_add(weight.wrapping_mul(i32::from(value)))
+}
+
+/// The 8-bit value of a sum that began with a half.
+fn rounded(sum: i32) -> u8 {
+    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
 /// Resizes the shorter side to `size` pixels, keeping the aspect ratio, and cuts the central `size` × `size` square.
@@ -59,15 +92,6 @@ pub fn shortest_side_center_crop(image: &RgbImage8, size: usize) -> RgbImage8 {
         .copied()
         .collect();
     RgbImage8 { width: size, height: size, pixels }
-}
-
-impl Mix {
-    /// The output value, rounded half up and clipped to 8 bits.
-    fn apply(&self, input: impl Fn(usize) -> u8) -> u8 {
-        let half = 1i32 << (WEIGHT_BITS - 1);
-        let weighted = self.weights.iter().enumerate().map(|(at, weight)| weight * i32::from(input(self.first + at)));
-        ((half + weighted.sum::<i32>()) >> WEIGHT_BITS).clamp(0, 255) as u8
-    }
 }
 
 /// The mixes of all `output` pixels along one axis of `input` pixels.

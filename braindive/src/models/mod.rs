@@ -14,4 +14,4 @@ pub mod vae_encoder;
 pub mod vit;
 mod vit_config;
 
-pub use vit_config::VitConfig;
+pub use vit_config::{Torchvision, VitConfig};

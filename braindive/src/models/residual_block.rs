@@ -1,4 +1,5 @@
-//! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP, timm and `transformers`.
+//! CLIP's residual attention block, the same in image and text towers, under the key names of OpenCLIP, timm, `transformers` and
+//! torchvision.
 
 use crate::error;
 use crate::gradient::Tracked;
@@ -40,13 +41,16 @@ impl ResidualBlock {
     pub fn load(shape: BlockShape, layout: Layout, weights: &Weights) -> error::Result<Self> {
         let BlockShape { width, hidden, activation, eps } = shape;
         let [ln_1, ln_2] = match layout {
-            Layout::OpenClip => ["ln_1", "ln_2"],
+            Layout::OpenClip | Layout::Torchvision => ["ln_1", "ln_2"],
             Layout::Timm => ["norm1", "norm2"],
             Layout::Transformers => ["layer_norm1", "layer_norm2"],
         };
         let [c_fc, c_proj] = match layout {
             Layout::OpenClip => ["mlp.c_fc", "mlp.c_proj"],
             Layout::Timm | Layout::Transformers => ["mlp.fc1", "mlp.fc2"],
+            // The names before and since torchvision 0.13: published files still have the older ones.
+            Layout::Torchvision if weights.contains("mlp.linear_1.weight") => ["mlp.linear_1", "mlp.linear_2"],
+            Layout::Torchvision => ["mlp.0", "mlp.3"],
         };
         let [query, key, value, out_proj] = projections(width, layout, weights)?;
         Ok(Self {
@@ -75,12 +79,15 @@ impl ResidualBlock {
     }
 }
 
-/// The attention's query, key, value and output. OpenCLIP and timm store the first three as one matrix.
+/// The attention's query, key, value and output. All but `transformers` store the first three as one matrix.
 fn projections(width: usize, layout: Layout, weights: &Weights) -> error::Result<[Linear; 4]> {
     let linear = |name: &str| Linear::load(width, width, &weights.at(name));
     let (weight, bias, out) = match layout {
         Layout::OpenClip => ("attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj"),
         Layout::Timm => ("attn.qkv.weight", "attn.qkv.bias", "attn.proj"),
+        Layout::Torchvision => {
+            ("self_attention.in_proj_weight", "self_attention.in_proj_bias", "self_attention.out_proj")
+        }
         Layout::Transformers => {
             let [query, key, value] = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(linear);
             return Ok([query?, key?, value?, linear("self_attn.out_proj")?]);

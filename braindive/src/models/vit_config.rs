@@ -1,11 +1,12 @@
-//! What an image tower is made of, read from the configuration of whoever published it: OpenCLIP, timm, or `transformers`.
+//! What an image tower is made of, read from the configuration of whoever published it: OpenCLIP, timm, or `transformers`; or, of torchvision's
+//! towers, by the import that gave them a readout.
 
 use super::open_clip::{LAYER_NORM_EPS, OpenClipConfig, Preprocess};
 use crate::error::{Error, Result};
 use crate::layers::Activation;
 use crate::weights::read_config;
 use checkpoint::{Backbone, Layout};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -27,7 +28,11 @@ pub struct VitConfig {
     pub activation: Activation,
     /// Added to the variance by layer norms.
     pub eps: f64,
+    /// The shorter side in pixels of the antialiased image whose centre is the input; `None`: the input is the whole image.
+    pub crop_from: Option<usize>,
     pub preprocess: Preprocess,
+    /// Whether heads read the features brought to unit norm.
+    pub unit_norm: bool,
 }
 
 impl VitConfig {
@@ -41,7 +46,13 @@ impl VitConfig {
             Layout::OpenClip => Ok(Self::open_clip(&OpenClipConfig::read(path)?)),
             Layout::Timm => Self::timm(path),
             Layout::Transformers => Self::transformers(path),
+            Layout::Torchvision => Self::read_torchvision(path),
         }
+    }
+
+    /// Tokens of an image: its class and its patches.
+    pub fn tokens(&self) -> usize {
+        1 + (self.image_size / self.patch_size).pow(2)
     }
 
     /// The image tower of an OpenCLIP model.
@@ -58,7 +69,9 @@ impl VitConfig {
             hidden: (vision.width as f64 * vision.mlp_ratio) as usize,
             activation: model.activation(),
             eps: LAYER_NORM_EPS,
+            crop_from: None,
             preprocess: config.preprocess_cfg.clone(),
+            unit_norm: true,
         }
     }
 
@@ -86,7 +99,9 @@ impl VitConfig {
             hidden: (width as f64 * args.mlp_ratio.unwrap_or(4.0)) as usize,
             activation: architecture.activation,
             eps: LAYER_NORM_EPS,
+            crop_from: None,
             preprocess: Preprocess { mean: config.pretrained_cfg.mean, std: config.pretrained_cfg.std },
+            unit_norm: true,
         };
         this.checked(path, ["num_classes", "patch_size", "num_heads"])
     }
@@ -114,9 +129,48 @@ impl VitConfig {
             hidden: config.intermediate_size,
             activation: config.hidden_act,
             eps: config.layer_norm_eps,
+            crop_from: None,
             preprocess: Preprocess { mean: preprocess.image_mean, std: preprocess.image_std },
+            unit_norm: true,
         };
         this.checked(path, ["projection_dim", "patch_size", "num_attention_heads"])
+    }
+
+    /// `config.json` of a torchvision `VisionTransformer` whose blocks are all read out.
+    fn read_torchvision(path: &Path) -> Result<Self> {
+        Self::torchvision(read_config(path, &json!({}))?, path)
+    }
+
+    /// A tower of torchvision; `path` is where its sizes were found.
+    ///
+    /// # Errors
+    /// They cannot be computed with.
+    pub fn torchvision(config: Torchvision, path: &Path) -> Result<Self> {
+        let this = Self {
+            layout: Layout::Torchvision,
+            features: config.features,
+            image_size: config.image_size,
+            patch_size: config.patch_size,
+            width: config.hidden_dim,
+            layers: config.num_layers,
+            heads: config.num_heads,
+            hidden: config.mlp_dim,
+            activation: Activation::Gelu,
+            eps: 1e-6,
+            crop_from: Some(config.resize_size),
+            preprocess: Preprocess { mean: config.mean, std: config.std },
+            unit_norm: config.unit_norm,
+        };
+        let this = this.checked(path, ["features", "patch_size", "num_heads"])?;
+        match this.crop_from {
+            Some(side) if side < this.image_size => Err(Error::Unsupported {
+                path: path.to_owned(),
+                key: "resize_size".to_owned(),
+                found: side.to_string(),
+                expected: format!("at least the image_size, {}", this.image_size),
+            }),
+            _ => Ok(this),
+        }
     }
 
     /// Refuses what cannot be computed. `keys`: the file's names of features, patch size and heads.
@@ -135,6 +189,24 @@ impl VitConfig {
         }
         Ok(self)
     }
+}
+
+/// The arguments of torchvision's `VisionTransformer` and of its `ImageClassification` transforms, by their names, and what the
+/// readout makes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Torchvision {
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub hidden_dim: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    pub mlp_dim: usize,
+    pub resize_size: usize,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    /// Features per image, and whether heads read them brought to unit norm.
+    pub features: usize,
+    pub unit_norm: bool,
 }
 
 #[derive(Deserialize)]

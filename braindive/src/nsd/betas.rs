@@ -15,13 +15,17 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::mpsc;
 
 const DATASET: &str = "betas";
 /// Whole numbers in a unit of per cent signal change.
 const SCALE: f32 = 300.0;
-/// What is read before what came before it is hashed.
-const PIECE: usize = 8 << 20;
+/// What is read before it is hashed.
+const PIECE: usize = 2 << 20;
+/// Pieces that are read or hashed at a time; together they stay in a processor's cache.
+const PIECES: usize = 4;
 const NOT_PICKED: u32 = u32::MAX;
 
 /// Called with the bytes that were read since the last call; breaking ends the work.
@@ -65,12 +69,6 @@ pub struct Session {
     pub format: BetasFormat,
 }
 
-/// Buffers that sessions share.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    file: Vec<u8>,
-}
-
 impl Session {
     /// Compares what the file's header says with a subject's `shape`; no data is read.
     ///
@@ -83,30 +81,57 @@ impl Session {
         }
     }
 
-    /// Per cent signal change of the picked voxels, [voxels, 750], and the file's size and digest, from one pass over the file.
+    /// Per cent signal change of the picked voxels, [voxels, 750], and the file's size and digest.
     ///
     /// # Errors
-    /// The file can't be read or is damaged, a value is not finite, or the watch wants to stop.
-    pub fn read(
+    /// As [`Self::pass`] and [`Self::pick`].
+    pub fn read(&self, pick: &Pick, name: String, watch: Watch<'_>) -> Result<(Vec<f32>, FileRecord), NsdError> {
+        let (picked, record) = self.pass(pick, name, watch)?;
+        Ok((self.pick(pick, picked)?, record))
+    }
+
+    /// The one pass over the file: its size and digest, and the picked voxels if they can be had on the way.
+    ///
+    /// # Errors
+    /// The file can't be read or is damaged, or the watch wants to stop.
+    pub fn pass(
         &self,
         pick: &Pick,
         name: String,
-        scratch: &mut Scratch,
         watch: Watch<'_>,
-    ) -> Result<(Vec<f32>, FileRecord), NsdError> {
-        let mut series = vec![0.0; pick.voxels * TRIALS];
-        let record = match self.format {
-            BetasFormat::Hdf5 => self.read_hdf5(pick, &mut series, name, scratch, watch)?,
-            BetasFormat::Nifti => self.read_nifti(pick, &mut series, name, watch)?,
+    ) -> Result<(Option<Vec<f32>>, FileRecord), NsdError> {
+        match self.format {
+            BetasFormat::Hdf5 => Ok((None, self.digest(name, watch)?)),
+            BetasFormat::Nifti => {
+                let (series, record) = self.read_nifti(pick, name, watch)?;
+                Ok((Some(series), record))
+            }
+        }
+    }
+
+    /// Per cent signal change of the picked voxels, [voxels, 750]: those that the pass picked, or those of a file that has just passed
+    /// and is in the system's cache. What lies where in an HDF5 file is told between its data, so that a file would have to be held in
+    /// memory to pick from it while it comes.
+    ///
+    /// # Errors
+    /// The file is damaged, or a value is not finite.
+    pub fn pick(&self, pick: &Pick, picked: Option<Vec<f32>>) -> Result<Vec<f32>, NsdError> {
+        let series = match picked {
+            Some(series) => series,
+            None => self.pick_hdf5(pick)?,
         };
-        match series.par_iter().position_first(|beta| !beta.is_finite()) {
-            None => Ok((series, record)),
-            Some(at) => {
-                let voxel = pick.rows.iter().position(|&row| row as usize == at / TRIALS).unwrap_or_default();
+        // Without an early end, so that whole registers are compared.
+        let is_finite = |series: &[f32]| series.iter().fold(true, |finite, beta| finite & beta.is_finite());
+        match series.par_chunks(TRIALS).position_first(|series| !is_finite(series)) {
+            None => Ok(series),
+            Some(row) => {
+                let betas = &series[row * TRIALS..][..TRIALS];
+                let trial = betas.iter().position(|beta| !beta.is_finite()).unwrap_or_default();
+                let voxel = pick.rows.iter().position(|&at| at as usize == row).unwrap_or_default();
                 let [width, height, _] = pick.shape;
                 let voxel = [voxel % width, voxel / width % height, voxel / width / height];
-                let what = format!("voxel {voxel:?} of trial {}", at % TRIALS + 1);
-                Err(self.unexpected(what, series[at].to_string(), "a finite number".to_owned()))
+                let what = format!("voxel {voxel:?} of trial {}", trial + 1);
+                Err(self.unexpected(what, betas[trial].to_string(), "a finite number".to_owned()))
             }
         }
     }
@@ -168,74 +193,88 @@ impl Session {
         }
     }
 
-    fn read_hdf5(
-        &self,
-        pick: &Pick,
-        series: &mut [f32],
-        name: String,
-        scratch: &mut Scratch,
-        watch: Watch<'_>,
-    ) -> Result<FileRecord, NsdError> {
+    /// Reads the whole file in its order and hashes it, on a thread of its own.
+    fn digest(&self, name: String, watch: Watch<'_>) -> Result<FileRecord, NsdError> {
+        let mut file = File::open(&self.path).map_err(|source| self.failed(source))?;
+        let (back, empty) = mpsc::channel();
+        let (read, pieces) = mpsc::channel::<(Vec<u8>, usize)>();
+        std::thread::scope(|scope| {
+            let hash = scope.spawn(move || {
+                let mut hash = Sha256::new();
+                for (piece, length) in pieces {
+                    hash.update(&piece[..length]);
+                    // Who reads has come to the end.
+                    let _ = back.send(piece);
+                }
+                hexadecimal(hash)
+            });
+            let mut bytes = 0;
+            for turn in 0.. {
+                let again = if turn < PIECES { None } else { empty.recv().ok() };
+                let mut piece = again.unwrap_or_else(|| vec![0; PIECE]);
+                let length = file.read(&mut piece).map_err(|source| self.failed(source))?;
+                if length == 0 {
+                    break;
+                }
+                bytes += length as u64;
+                if watch(length as u64).is_break() {
+                    return Err(NsdError::Stopped);
+                }
+                // Who hashes has panicked, which the end tells.
+                let _ = read.send((piece, length));
+            }
+            drop(read);
+            let sha256 = hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok(FileRecord { name, bytes, sha256 })
+        })
+    }
+
+    fn pick_hdf5(&self, pick: &Pick) -> Result<Vec<f32>, NsdError> {
         let (file, dataset) = self.open_hdf5(pick.shape)?;
-        let record = self.load(&mut scratch.file, name, watch)?;
+        let mut series = vec![0.0; pick.voxels * TRIALS];
         match by_voxel(&file, &dataset) {
-            Some(root) => {
-                let base = file.superblock().base_address as usize;
-                self.pick_chunks(&scratch.file[base..], root, pick, series)?;
-            }
-            None => self.pick_slices(&dataset, pick, series)?,
+            Some(root) => self.pick_chunks(file.superblock().base_address, root, pick, &mut series)?,
+            None => self.pick_slices(&dataset, pick, &mut series)?,
         }
-        Ok(record)
+        Ok(series)
     }
 
-    /// Reads the whole file in its order into `bytes`, hashing what is there while more comes.
-    fn load(&self, bytes: &mut Vec<u8>, name: String, watch: Watch<'_>) -> Result<FileRecord, NsdError> {
+    /// `base`: where the addresses in the file count from.
+    fn pick_chunks(&self, base: u64, root: u64, pick: &Pick, series: &mut [f32]) -> Result<(), NsdError> {
+        const NOWHERE: Range<u64> = 0..0;
+        const BYTES: u64 = 2 * TRIALS as u64;
         let failed = |source| self.failed(source);
-        let mut file = File::open(&self.path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len() as usize;
-        bytes.resize(length, 0);
-        let (mut hash, mut hashed, mut read) = (Sha256::new(), 0, 0);
-        while hashed < length {
-            let (before, after) = bytes.split_at_mut(read);
-            let piece = after.len().min(PIECE);
-            let (done, ()) = rayon::join(|| file.read_exact(&mut after[..piece]), || hash.update(&before[hashed..]));
-            done.map_err(failed)?;
-            hashed = read;
-            read += piece;
-            if watch(piece as u64).is_break() {
-                return Err(NsdError::Stopped);
-            }
-        }
-        Ok(FileRecord { name, bytes: length as u64, sha256: hexadecimal(hash) })
-    }
-
-    fn pick_chunks(&self, file: &[u8], root: u64, pick: &Pick, series: &mut [f32]) -> Result<(), NsdError> {
-        const NOWHERE: Range<usize> = 0..0;
+        let file = File::open(&self.path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
         let mut places = vec![NOWHERE; pick.voxels];
         // Entries are chunks and the nodes above them, of which there are fewer.
         let most = 2 * pick.rows.len() + 1;
-        chunks::walk(file, root, most, &mut |[trial, z, y, x]: [u64; 4], place| {
-            if let Some(row) = pick.row([z, y, x]).filter(|_| trial == 0) {
-                places[row] = place;
-            }
-        })
-        .map_err(|source| NsdError::Index { path: self.path.clone(), source })?;
-        if let Some(row) = places.iter().position(|place| place.len() != 2 * TRIALS) {
-            let expected = format!("{} bytes for every voxel", 2 * TRIALS);
+        let index = chunks::Index { file: &file, base, length };
+        index
+            .walk(root, most, &mut |[trial, z, y, x]: [u64; 4], place| {
+                if let Some(row) = pick.row([z, y, x]).filter(|_| trial == 0) {
+                    places[row] = place;
+                }
+            })
+            .map_err(|source| NsdError::Index { path: self.path.clone(), source })?;
+        if let Some(row) = places.iter().position(|place| place.end - place.start != BYTES) {
             return Err(self.unexpected(
                 format!("the data of voxel {row} of the set"),
-                places[row].len().to_string(),
-                expected,
+                (places[row].end - places[row].start).to_string(),
+                format!("{BYTES} bytes for every voxel"),
             ));
         }
-        series.par_chunks_mut(TRIALS).zip(places).for_each(|(series, place)| {
-            let (values, _) = file[place].as_chunks::<2>();
+        let rows = series.par_chunks_mut(TRIALS).zip(places);
+        rows.try_for_each(|(series, place)| {
+            let mut bytes = [0; BYTES as usize];
+            file.read_exact_at(&mut bytes, place.start).map_err(failed)?;
+            let (values, _) = bytes.as_chunks::<2>();
             series
                 .iter_mut()
                 .zip(values)
                 .for_each(|(beta, value)| *beta = f32::from(i16::from_le_bytes(*value)) / SCALE);
-        });
-        Ok(())
+            Ok(())
+        })
     }
 
     /// For files that are laid out in another way than NSD's.
@@ -304,25 +343,20 @@ impl Session {
         Ok(Volumes { session: self, kind, little, slope, intercept, offset: header.vox_offset })
     }
 
-    fn read_nifti(
-        &self,
-        pick: &Pick,
-        series: &mut [f32],
-        name: String,
-        watch: Watch<'_>,
-    ) -> Result<FileRecord, NsdError> {
+    fn read_nifti(&self, pick: &Pick, name: String, watch: Watch<'_>) -> Result<(Vec<f32>, FileRecord), NsdError> {
         let file = File::open(&self.path).map_err(|source| self.failed(source))?;
+        let mut series = vec![0.0; pick.voxels * TRIALS];
         let mut file = Hashed { inner: file, hash: Sha256::new(), bytes: 0 };
         let mut stream = self.nifti_stream(&mut file);
         let header = NiftiHeader::from_reader(&mut stream).map_err(|source| self.nifti(source))?;
         let volumes = self.check_nifti(&header, pick.shape)?;
         // The watch counts a file's own bytes; volumes share them evenly.
         let each = std::fs::metadata(&self.path).map_err(|source| self.failed(source))?.len() / TRIALS as u64;
-        volumes.pick(&mut stream, pick, TRIALS, series, &mut |volumes| watch(volumes * each))?;
+        volumes.pick(&mut stream, pick, TRIALS, &mut series, &mut |volumes| watch(volumes * each))?;
         std::io::copy(&mut stream, &mut std::io::sink()).map_err(|source| self.failed(source))?;
         drop(stream);
         std::io::copy(&mut file, &mut std::io::sink()).map_err(|source| self.failed(source))?;
-        Ok(FileRecord { name, bytes: file.bytes, sha256: hexadecimal(file.hash) })
+        Ok((series, FileRecord { name, bytes: file.bytes, sha256: hexadecimal(file.hash) }))
     }
 }
 

@@ -3,10 +3,34 @@
 
 use super::NsdError;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Label to name; 0, cortex without label, is not among them.
 pub type Labels = BTreeMap<i32, String>;
+
+/// Where the table of the labels in the file `masks` lies: NSD has `floc-faces.mgz.ctab` beside `lh.floc-faces.mgz`.
+pub fn beside(masks: &Path) -> PathBuf {
+    masks.with_file_name(format!("{}.ctab", both_sides(masks)))
+}
+
+/// The names of the labels in the file `masks`: of the table beside it, else of the data manual.
+///
+/// # Errors
+/// As [`read`].
+pub fn of(masks: &Path) -> Result<Labels, NsdError> {
+    let (table, file) = (beside(masks), both_sides(masks));
+    let roi = file.split_once('.').map_or(&*file, |(roi, _)| roi);
+    match table.is_file() {
+        true => read(&table),
+        false => Ok(known(roi.trim_end_matches("_challenge_space")).unwrap_or_default()),
+    }
+}
+
+/// A file's name without its hemisphere.
+fn both_sides(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    ["lh.", "rh."].iter().find_map(|side| name.strip_prefix(side)).unwrap_or(&name).to_owned()
+}
 
 /// The labels that the file at `path` names.
 ///
@@ -78,5 +102,16 @@ mod tests {
         assert_eq!(known("floc-places").unwrap()[&3], "RSC");
         assert_eq!(known("Kastner2015").unwrap()[&25], "FEF");
         assert_eq!(known("HCP_MMP1"), None);
+    }
+
+    #[test]
+    fn a_mask_has_the_table_beside_it_or_the_manuals_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let masks = folder.path().join("rh.floc-places.mgz");
+        assert_eq!(of(&masks).unwrap()[&2], "PPA");
+        assert_eq!(of(&folder.path().join("lh.prf-visualrois_challenge_space.npy")).unwrap()[&7], "hV4");
+        std::fs::write(folder.path().join("floc-places.mgz.ctab"), "2 mine\n").unwrap();
+        assert_eq!(of(&masks).unwrap(), Labels::from([(2, "mine".to_owned())]));
+        assert_eq!(of(&folder.path().join("lh.unknown.mgz")).unwrap(), Labels::new());
     }
 }

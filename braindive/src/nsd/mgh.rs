@@ -3,7 +3,7 @@
 
 use super::NsdError;
 use flate2::read::MultiGzDecoder;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 const HEADER: usize = 284;
@@ -38,14 +38,22 @@ pub enum MghError {
 /// # Errors
 /// The file can't be read or is malformed.
 pub fn read(path: &Path) -> Result<Mgh, NsdError> {
-    let failed = |source| NsdError::Read { path: path.to_owned(), source };
-    let mut bytes = std::fs::read(path).map_err(failed)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut unpacked = Vec::new();
-        MultiGzDecoder::new(&bytes[..]).take(MOST_BYTES).read_to_end(&mut unpacked).map_err(failed)?;
-        bytes = unpacked;
-    }
+    let bytes = unpacked(path).map_err(|source| NsdError::Read { path: path.to_owned(), source })?;
     parse(&bytes).map_err(|source| NsdError::Mgh { path: path.to_owned(), source })
+}
+
+/// The bytes of a file, unpacked if they are compressed.
+///
+/// # Errors
+/// The file can't be read or unpacked.
+pub fn unpacked(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = std::fs::read(path)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(&bytes[..]).take(MOST_BYTES).read_to_end(&mut unpacked)?;
+    Ok(unpacked)
 }
 
 /// Reads an unpacked file.

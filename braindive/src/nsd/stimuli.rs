@@ -112,7 +112,8 @@ impl Stimuli {
                 let mut slice = SliceInfo::all(4);
                 slice.selections[0] = SliceInfoElem::Index(u64::from(id));
                 let pixels = dataset.read_slice::<u8>(&slice).map_err(failed)?;
-                RgbImage8::new(*width, *height, pixels.iter().copied().collect())
+                let (pixels, _) = pixels.as_standard_layout().into_owned().into_raw_vec_and_offset();
+                RgbImage8::new(*width, *height, pixels)
             }
             Source::Coco(info) => {
                 let info = &info[id as usize];

@@ -22,8 +22,8 @@ pub struct BrainGuidance {
     pub clip_input: Tensor,
     /// [batch, K], not normalised.
     pub clip_features: Tensor,
-    /// [batch, K]
-    pub unit_features: Tensor,
+    /// [batch, K]; what the head reads.
+    pub features: Tensor,
     /// Every image's objective, z-scored beta units.
     pub activation: Vec<f64>,
     /// ∇ γ·activation with respect to the latents: [batch, 4, h, w].
@@ -57,17 +57,17 @@ pub fn brain_guidance(
     let decoded_raw = decoded.value().clone();
     let encoding = encode(backbone, &unit_range(&decoded)?)?;
     drop(decoded);
-    let unit_features = encoding.unit_features.value().clone();
-    let activation = activations(items, &unit_features)?;
-    let cotangent = cotangent(items, &unit_features)?;
-    let grad_latents = gradients(encoding.unit_features, cotangent)?.reach(latents)?;
+    let features = encoding.features.value().clone();
+    let activation = activations(items, &features)?;
+    let cotangent = cotangent(items, &features)?;
+    let grad_latents = gradients(encoding.features, cotangent)?.reach(latents)?;
     Ok(BrainGuidance {
         pred_x0,
         blended: blended_value,
         decoded_raw,
         clip_input: encoding.clip_input,
         clip_features: encoding.clip_features,
-        unit_features,
+        features,
         activation,
         grad_latents,
     })
@@ -78,15 +78,15 @@ pub(super) fn unit_range(decoded: &Tracked) -> Result<Tracked> {
     clamp_unit(&decoded.affine(0.5, 0.5)?)
 }
 
-fn activations(items: &[Item], unit_features: &Tensor) -> Result<Vec<f64>> {
-    let features = unit_features.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+fn activations(items: &[Item], features: &Tensor) -> Result<Vec<f64>> {
+    let features = features.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     Ok(items.iter().zip(features).map(|(item, features)| item.target.activation(&features)).collect())
 }
 
 /// ∂(Σ γ·activation)/∂features: row i is γ_i times the direction of target i.
-fn cotangent(items: &[Item], unit_features: &Tensor) -> Result<Tensor> {
+fn cotangent(items: &[Item], features: &Tensor) -> Result<Tensor> {
     let row = |item: &Item| item.target.direction().iter().map(|d| item.gamma * d).collect::<Vec<f64>>();
     let rows: Vec<f64> = items.iter().flat_map(row).collect();
-    let rows = Tensor::from_vec(rows, unit_features.shape(), &Device::Cpu)?;
-    rows.to_dtype(unit_features.dtype())?.to_device(unit_features.device())
+    let rows = Tensor::from_vec(rows, features.shape(), &Device::Cpu)?;
+    rows.to_dtype(features.dtype())?.to_device(features.device())
 }

@@ -40,8 +40,7 @@ pub fn self_attention_guidance(
     scale: f64,
 ) -> Result<SelfAttentionGuidance> {
     let (batch, _, height, width) = latents.dims4()?;
-    let attn_colsum = attention.probabilities.to_dtype(latents.dtype())?.mean(1)?.sum(1)?;
-    let mask = attn_colsum.gt(THRESHOLD)?.to_dtype(latents.dtype())?;
+    let (attn_colsum, mask) = attended(&attention.probabilities.to_dtype(latents.dtype())?)?;
     let mask = mask.reshape((batch, 1, attention.height, attention.width))?;
     let upsampled = mask.upsample_nearest2d(height, width)?;
     let pred_x0 = level.pred_x0(&latents.into(), &noise_pred.into())?.into_value();
@@ -53,4 +52,37 @@ pub fn self_attention_guidance(
     let degraded_pred = degraded_pred.into_value();
     let noise_pred = (noise_pred + ((noise_pred - &degraded_pred)? * scale)?)?;
     Ok(SelfAttentionGuidance { attn_colsum, mask, pred_x0, blurred, degraded_latents, degraded_pred, noise_pred })
+}
+
+/// Attention that each key gets, and 1 for those that get more than their share: [batch, keys] each. `probabilities`: [batch, heads, queries, keys].
+fn attended(probabilities: &Tensor) -> Result<(Tensor, Tensor)> {
+    let attn_colsum = probabilities.mean(1)?.sum(1)?;
+    let mask = attn_colsum.gt(THRESHOLD)?.to_dtype(probabilities.dtype())?;
+    Ok((attn_colsum, mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn attention_that_is_the_same_everywhere_blurs_nothing_in_any_precision() {
+        // 8 × 8 keys, as at 512 pixels.
+        for (heads, dtype) in [(5, DType::F32), (10, DType::F32), (20, DType::F32), (20, DType::F16), (20, DType::BF16)]
+        {
+            let uniform = Tensor::full(1.0_f32 / 64.0, (2, heads, 64, 64), &Device::Cpu).unwrap();
+            let (_, mask) = attended(&uniform.to_dtype(dtype).unwrap()).unwrap();
+            let blurred = mask.to_dtype(DType::F32).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert_eq!(blurred, 0.0, "{heads} heads in {dtype:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_gets_more_than_its_share_is_blurred() {
+        let probabilities = Tensor::new(&[[[[0.5_f32, 0.5], [0.75, 0.25]]]], &Device::Cpu).unwrap();
+        let (attn_colsum, mask) = attended(&probabilities).unwrap();
+        assert_eq!(attn_colsum.to_vec2::<f32>().unwrap(), [[1.25, 0.75]]);
+        assert_eq!(mask.to_vec2::<f32>().unwrap(), [[1.0, 0.0]]);
+    }
 }

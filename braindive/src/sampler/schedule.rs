@@ -175,6 +175,16 @@ mod tests {
     }
 
     #[test]
+    fn fifty_steps_have_the_noise_that_the_papers_code_prints() {
+        let schedule = stable_diffusion();
+        let level = |timestep| NoiseLevel { timestep, alpha_bar: schedule.alpha_bar(timestep) };
+        let found = [0, 20, 40, 500, 979, 999].map(|timestep| format!("{:.4}", level(timestep).sigma()));
+        assert_eq!(found, ["0.0292", "0.1367", "0.1952", "0.8507", "0.9970", "0.9977"]);
+        let ends = |end| schedule.alpha_bars(50, end).unwrap()[50];
+        assert_eq!((ends(FinalSigma::Zero), ends(FinalSigma::SigmaMin)), (1.0, schedule.alpha_bar(0)));
+    }
+
+    #[test]
     fn the_first_and_last_noise_levels_are_those_of_stable_diffusion() {
         let alpha_bars = stable_diffusion().alpha_bars(50, FinalSigma::SigmaMin).unwrap();
         assert!((sigma(alpha_bars[0]) - 14.614_647).abs() < 1e-5);

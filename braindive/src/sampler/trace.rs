@@ -66,7 +66,7 @@ impl Trace {
             self.push("blended", &guidance.blended)?;
             self.push("grad_latents", &guidance.grad_latents)?;
             self.push("clip_features", &guidance.clip_features.squeeze(0)?)?;
-            self.push("voxels", &encoder.head.predict(&guidance.unit_features)?.squeeze(0)?)?;
+            self.push("voxels", &encoder.head.predict(&guidance.features)?.squeeze(0)?)?;
             self.push("mean_activation", &single(guidance.activation.iter().sum())?)?;
             let raw = guidance.decoded_raw.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
             let margin = raw.iter().map(|value| (value.abs() - 1.0).abs()).fold(f64::INFINITY, f64::min);
@@ -127,7 +127,7 @@ impl Trace {
         self.insert("prompt_embeds", item.prompt_embeds.clone());
         let encoding = encode(&encoder.backbone, &(&sample.image).into())?;
         self.insert("final.image", sample.image.clone());
-        self.insert("final.voxels", encoder.head.predict(encoding.unit_features.value())?);
+        self.insert("final.voxels", encoder.head.predict(encoding.features.value())?);
         self.insert("final.clip_features", encoding.clip_features);
         if !self.decoded_steps.is_empty() {
             let steps = std::mem::take(&mut self.decoded_steps);

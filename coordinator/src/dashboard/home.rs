@@ -84,11 +84,11 @@ fn summary(experiments: &[Experiment], workers: &[Worker], rate: Option<f64>) ->
     let spent: f64 = experiments.iter().map(|e| e.gpu_seconds.total()).sum();
     html! {
         dl.summary {
-            div { dt { "Images done" } dd { (thousands(done)) } p { "of " (thousands(sum(Counts::total))) " jobs" } }
+            div { dt { "Done" } dd { (thousands(done)) } p { "of " (thousands(sum(Counts::total))) " jobs" } }
             div { dt { "Running" } dd { (thousands(running)) } p { (busy) " of " (present) " workers busy" } }
             div {
                 dt { "Rate" }
-                dd { @if let Some(rate) = rate { (thousands(rate.round() as u64)) small { " images/h" } } @else { "–" } }
+                dd { @if let Some(rate) = rate { (thousands(rate.round() as u64)) small { " jobs/h" } } @else { "–" } }
                 p { "over the last 10 min" }
             }
             div {
@@ -97,7 +97,7 @@ fn summary(experiments: &[Experiment], workers: &[Worker], rate: Option<f64>) ->
                 p {
                     @if open == 0 { "nothing waits" }
                     @else if let Some(rate) = rate { "about " (duration((open as f64 / rate * 3_600_000.0) as i64)) " at this rate" }
-                    @else { "too few images in the last 10 min to tell" }
+                    @else { "too few ended in the last 10 min to tell" }
                 }
             }
             div {

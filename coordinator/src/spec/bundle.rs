@@ -1,5 +1,5 @@
 //! What a model folder must hold for its role, looked at without loading a model: the layout of diffusers (Stable Diffusion),
-//! image towers and CoCa as OpenCLIP, timm and `transformers` publish them, and voxel heads. Weights are whatever file workers would
+//! image towers and CoCa as OpenCLIP, timm and `transformers` publish them, image towers of torchvision, and voxel heads. Weights are whatever file workers would
 //! read, found and opened by the same [`checkpoint`]; of it, names and shapes are checked.
 
 use super::diagnose::{Diagnostics, Place};
@@ -262,6 +262,10 @@ impl Look {
                     self.need("preprocessor_config.json");
                 }
                 (None, "visual_projection.weight")
+            }
+            Layout::Torchvision => {
+                self.need("config.json");
+                (None, "readout.0.weight")
             }
         };
         let checkpoint = self.weights("", layout.names(), &[telling])?;

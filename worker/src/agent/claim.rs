@@ -75,6 +75,9 @@ impl Agent {
             };
             self.seen.note(job.condition, condition.clone());
             let control = self.held.insert(job.job, job.fence);
+            if condition.out(job.seed).is_some() {
+                control.keep();
+            }
             jobs.push(Work { job, key: key.clone(), condition: condition.clone(), image: None, control });
         }
         if let Err(batches) = self.ready.push(into_batches(jobs, self.batch as usize)) {

@@ -1,9 +1,11 @@
-//! Leaving: claim nothing more, give back what has not begun, finish what has, deliver it, stop the heartbeat last.
+//! Leaving: claim nothing more, give back what has not begun and what another worker goes on with where it ends here, finish the rest,
+//! deliver it, stop the heartbeat last.
 
 use super::claim::attempts;
 use super::heartbeat::Heart;
-use super::{Agent, Signals, deadline};
+use super::{Agent, Deadline, Signals, deadline};
 use crate::chain::chain;
+use crate::control::Control;
 use protocol::heartbeat::{Activity, Release};
 use protocol::ids::{Fence, JobId};
 use std::sync::Arc;
@@ -31,10 +33,12 @@ impl Agent {
     ) -> Drained {
         let mut back = attempts(self.ready.close());
         heart.set(Activity::Draining);
-        if let Some(deadline) = self.deadline {
-            let left = deadline.left();
-            back.extend(self.held.stop_where(|job| !job.is_computed() && job.rest().is_some_and(|rest| rest > left)));
-        }
+        let left = self.deadline.map(Deadline::left);
+        let is_late = |job: &Control| left.zip(job.rest()).is_some_and(|(left, rest)| rest > left);
+        back.extend(self.held.stop_where(|job| !job.is_computed() && (job.is_kept() || is_late(job))));
+        // A folder that was not begun is in both.
+        back.sort_unstable();
+        back.dedup();
         tracing::info!(given_back = back.len(), "draining");
         self.release_beside(tasks, back);
 

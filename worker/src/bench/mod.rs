@@ -186,7 +186,7 @@ impl Parts<'_> {
         self.part(VIT_FORWARD, || encode(backbone, &Tracked::from(&image)).map(drop).map_err(Into::into))?;
         self.part(VIT_BOTH, || {
             let input = Tracked::input(image.clone());
-            back(encode(backbone, &input)?.unit_features, &input)
+            back(encode(backbone, &input)?.features, &input)
         })?;
 
         let unet = |latents: &Tracked| diffusion.predict_noise(latents, level, &prompt, memory.unet, false);

@@ -160,9 +160,7 @@ fn product(
     device: &str,
     seconds: PhaseSeconds,
 ) -> Result<Product, ShelfError> {
-    let picture = manifest.files.iter().find(|file| file.name.ends_with(".png"));
-    let path = out.join(picture.map_or("a picture", |file| &file.name));
-    let png = std::fs::read(&path).map_err(|source| ShelfError::Unreadable { path, source })?;
+    let png = picture(&manifest, &out)?;
     tracing::info!(digest = %content(&manifest), "{} of {} is in {}", manifest.kind, manifest.subject, out.display());
     let file = |file: braindive::folder::FileRecord| -> Result<ModelFile, NotADigest> {
         Ok(ModelFile { name: file.name, bytes: file.bytes, sha256: file.sha256.parse()? })
@@ -185,6 +183,13 @@ fn product(
     Ok(Product { png: Some(png), result })
 }
 
+/// The picture of a folder that was made.
+fn picture(manifest: &Manifest, out: &Path) -> Result<Vec<u8>, ShelfError> {
+    let picture = manifest.files.iter().find(|file| file.name.ends_with(".png"));
+    let path = out.join(&picture.ok_or_else(|| ShelfError::NoPicture { path: out.to_owned() })?.name);
+    std::fs::read(&path).map_err(|source| ShelfError::Unreadable { path, source })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +206,38 @@ mod tests {
         assert_eq!(prepare, prepare::Settings::default());
         let cluster: cluster::Settings = settings(&ClusterSettings::default(), Some(0)).unwrap();
         assert_eq!(cluster, cluster::Settings::default());
+    }
+
+    #[test]
+    fn a_folder_without_a_picture_says_what_its_encoder_lacks() {
+        let place = tempfile::tempdir().unwrap();
+        let made = |files: &[&str]| {
+            let out = place.path().join(files.join("+"));
+            let Ok(braindive::folder::Opened::Draft(draft)) = braindive::folder::Draft::open(&out, "a") else {
+                panic!("nothing is there")
+            };
+            files.iter().for_each(|file| std::fs::write(draft.path().join(file), file).unwrap());
+            let manifest = Manifest {
+                identity: String::new(),
+                kind: "cluster".to_owned(),
+                subject: "subj01".to_owned(),
+                settings: serde_json::json!({}),
+                inputs: Vec::new(),
+                files: Vec::new(),
+                summary: BTreeMap::new(),
+                software: SOFTWARE.to_owned(),
+            };
+            picture(&draft.publish(manifest).unwrap(), &out)
+        };
+        assert_eq!(made(&["clusters.json", "clusters.png"]).unwrap(), b"clusters.png");
+        let TaskError::Failed { class, message, .. } =
+            made(&["clusters.json"]).unwrap_err().end(PhaseSeconds::default())
+        else {
+            panic!("nobody stopped it")
+        };
+        assert_eq!(class, protocol::outcome::FailureClass::BadInput);
+        assert!(message.contains("clusters.json is made, but without a picture"), "{message}");
+        assert!(message.contains("`voxel_ijk`") && message.contains("voxels.nii.gz"), "{message}");
     }
 
     #[test]

@@ -2,16 +2,12 @@
 
 mod batch;
 pub mod by_hand;
-pub mod cluster;
 mod deviations;
 mod facts;
-pub mod fit;
 mod folder;
-pub mod import;
 mod input;
 pub mod models;
 mod objective;
-pub mod prepare;
 pub mod request;
 mod request_objective;
 mod sample;

@@ -43,6 +43,12 @@ pub enum ShelfError {
         path.display()
     )]
     Origin { path: PathBuf, found: String, expected: String },
+    #[error(
+        "{} is made, but without a picture, which a job's result shows: the head of its encoder lacks `voxel_ijk`, or `voxels.nii.gz` does not lie \
+         beside it; `worker fit --import HEAD` makes an encoder of the head that has both",
+        path.display()
+    )]
+    NoPicture { path: PathBuf },
     #[error("the settings of the job are not those of this version")]
     Settings(#[source] serde_json::Error),
     #[error("this worker does no jobs of kind {0}")]
@@ -60,9 +66,11 @@ impl ShelfError {
     pub fn end(self, seconds: PhaseSeconds) -> TaskError {
         let class = match &self {
             Self::Load(error) if error.kind() == ErrorKind::Stopped => return TaskError::Stopped,
-            Self::Changed { .. } | Self::Missing { .. } | Self::NotMade { .. } | Self::Origin { .. } => {
-                FailureClass::BadInput
-            }
+            Self::Changed { .. }
+            | Self::Missing { .. }
+            | Self::NotMade { .. }
+            | Self::Origin { .. }
+            | Self::NoPicture { .. } => FailureClass::BadInput,
             Self::Unreadable { .. } => FailureClass::Io,
             Self::Folder(error) if error.is_io() => FailureClass::Io,
             Self::Folder(_) | Self::Digest(_) => FailureClass::BadInput,

@@ -131,6 +131,18 @@ mod tests {
     }
 
     #[test]
+    fn from_256_to_224_pixels_every_block_of_28_is_resized_as_scikit_image_does_one() {
+        let (block, whole) = (taps(32, 28, 0), taps(256, 224, 0));
+        assert_eq!(whole.len(), 224);
+        for (pixel, taps) in whole.iter().enumerate() {
+            for (&(from, weight), &(of_block, expected)) in taps.iter().zip(&block[pixel % 28]) {
+                assert_eq!(from, of_block + 32 * (pixel / 28), "pixel {pixel}");
+                assert!((weight - expected).abs() < 1e-12, "pixel {pixel}: {weight}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn draws_have_the_distributions_of_the_paper_and_are_the_same_again() {
         let settings = Settings::default();
         let draws = |batch| Draws::of(&settings, 3, batch, 64, 16);

@@ -7,7 +7,7 @@ use super::settings::Settings;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;
-use crate::layers::unit_norm;
+use crate::layers::resize_crop;
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device, Tensor};
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// How far the features of a unit-norm vector may be from those that another run of the same backbone gave.
+/// How far features, over the largest of a batch or 1, may be from those that another run of the same backbone gave.
 const TOLERANCE: f32 = 1e-3;
 
 /// A frozen image tower and where it came from.
@@ -39,7 +39,7 @@ pub struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Features of all images, unit norm: [images, K]. Those that `path` holds already are read, the others computed and appended.
+    /// What a head reads of all images: [images, K]. Those that `path` holds already are read, the others computed and appended.
     ///
     /// # Errors
     /// Told to stop, the disk fails, features are not finite, or those in the file are of another backbone.
@@ -53,8 +53,10 @@ impl Pass<'_> {
         file.set_len(4 * features.len() as u64).map_err(write)?;
         file.seek(SeekFrom::End(0)).map_err(write)?;
         if !features.is_empty() {
-            let difference = self.batch(0)?.iter().zip(&features).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            if difference > TOLERANCE {
+            let again = self.batch(0)?;
+            let difference = again.iter().zip(&features).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let largest = again.iter().map(|feature| feature.abs()).fold(1.0, f32::max);
+            if difference > TOLERANCE * largest {
                 return Err(FitError::OtherFeatures { path: path.to_owned(), difference }.into());
             }
         }
@@ -89,7 +91,7 @@ impl Pass<'_> {
     /// Features of batch `number`: [images of the batch, K].
     fn batch(&self, number: usize) -> Result<Vec<f32>> {
         let Backbone { tower, folder, device } = self.backbone;
-        let size = tower.config.image_size;
+        let size = tower.config.crop_from.unwrap_or(tower.config.image_size);
         let first = number * self.batch;
         let images = &self.images[first..self.images.len().min(first + self.batch)];
         let pixels: Vec<Cow<'_, [u8]>> = images.iter().map(|&image| self.data.image(image)).collect();
@@ -99,8 +101,11 @@ impl Pass<'_> {
             None => Draws::none(images.len()),
         };
         let pixels = augment(&pixels, self.data.side(), size, &tower.config.preprocess, &draws);
-        let pixels = Tensor::from_vec(pixels, (images.len(), 3, size, size), device)?;
-        let features = unit_norm(&tower.forward(&Tracked::from(&pixels))?)?.into_value();
+        let mut pixels = Tracked::from(Tensor::from_vec(pixels, (images.len(), 3, size, size), device)?);
+        if let Some(shorter) = tower.config.crop_from {
+            pixels = resize_crop(&pixels, shorter, tower.config.image_size)?;
+        }
+        let features = tower.head_input(&tower.forward(&pixels)?)?.into_value();
         let features = features.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         match features.iter().position(|feature| !feature.is_finite()) {
             None => Ok(features),

@@ -53,7 +53,7 @@ pub struct Job<'a> {
     pub device: &'a Device,
 }
 
-/// A linear map from unit-norm features to voxels.
+/// A linear map from features to voxels.
 #[derive(Debug, Clone, Copy)]
 pub struct LinearMap<'a> {
     /// Features, K.
@@ -207,14 +207,7 @@ impl Open<'_> {
                 return Err(other(found, format!("voxel {:?} there", expected[row])).into());
             }
         }
-        if head.features() != self.tower.config.features {
-            return Err(Error::HeadMismatch {
-                head: head.path().to_owned(),
-                backbone: self.job.backbone.to_owned(),
-                found: head.features(),
-                expected: self.tower.config.features,
-            });
-        }
+        head.check_fits(&self.tower.config, self.job.backbone)?;
         let name = head.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let record = FileRecord::of(head.path(), &name)?;
         let weight = head.weight().flatten_all()?.to_vec1()?;

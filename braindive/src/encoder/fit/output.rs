@@ -39,7 +39,7 @@ pub fn write_head(
         "voxels": data.voxels(),
         "features": found.width,
         "image_size": config.image_size,
-        "normalize": true,
+        "normalize": config.unit_norm,
         "rois": rois,
         "mask_voxels": mask_voxels,
     });

@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How much work a crash may cost.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// A save is followed by this many times its own time of work: it costs a fit 2 %, and a crash the work of that time.
+const WORK_PER_SAVE: u32 = 50;
 
 const TRAINING: &str = ".training";
 
@@ -111,7 +111,7 @@ impl Fit<'_> {
         let exact = settings.features == Features::Exact;
         progress.add((first - 1) * count * if exact { 2 } else { 1 })?;
         let mut copies: HashMap<usize, Arc<Vec<f32>>> = HashMap::new();
-        let mut saved = Instant::now();
+        let (mut saved, mut saving) = (Instant::now(), Duration::ZERO);
         for epoch in first..=settings.epochs {
             let pass = settings.pass_of(epoch);
             let copy = match copies.get(&pass) {
@@ -135,9 +135,10 @@ impl Fit<'_> {
                 copies.insert(pass, copy);
             }
             progress.add(count)?;
-            if saved.elapsed() >= SAVE_EVERY {
+            if saved.elapsed() >= WORK_PER_SAVE * saving {
+                let begun = Instant::now();
                 self.save(state)?;
-                saved = Instant::now();
+                (saved, saving) = (Instant::now(), begun.elapsed());
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::error::Problem;
 use half::f16;
+use std::ops::Range;
 
 /// What the elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +105,18 @@ impl Array {
 
     /// All elements; large integers lose their last digits.
     pub fn floats(&self) -> Vec<f64> {
+        self.floats_in(0..self.len())
+    }
+
+    /// The elements of these numbers, as [`Array::floats`].
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn floats_in(&self, elements: Range<usize>) -> Vec<f64> {
         fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64> {
             bytes.as_chunks::<N>().0.iter().map(|&word| value(word)).collect()
         }
-        let bytes = &self.bytes;
+        let bytes = &self.bytes[elements.start * self.of.width..elements.end * self.of.width];
         match (self.of.kind, self.of.width) {
             (Kind::Float, 2) => each(bytes, |word| f16::from_le_bytes(word).into()),
             (Kind::Float, 4) => each(bytes, |word| f32::from_le_bytes(word).into()),

@@ -4,79 +4,23 @@
 
 use super::array::Array;
 use super::coco;
-use super::error::{ImportError, Problem};
+use super::error::Problem;
+use super::settings::pngs;
 use super::{mask, npy};
+
+pub use super::settings::{RegionFiles, Settings};
+
 use crate::dataset::{self, GRID, Parts, Region, Regions};
 use crate::error::{Error, Result};
 use crate::folder::{Draft, FileRecord, Manifest, Opened, sha256};
 use crate::image::{RgbImage8, png, resize};
 use crate::volume::{Grid, write_labels};
 use checkpoint::{Checkpoint, Dtype};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Voxels without a place are laid out in rows of this length.
 const ROW: usize = 256;
-
-/// What to take over. Files hold arrays whose first axis is the images'.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    pub subject: String,
-    /// A folder of PNG files in the order of their names; [images, side, side, 3] of bytes in `.npy` or in the tensor `images` of safetensors; HDF5
-    /// of one such image under every COCO id.
-    pub images: PathBuf,
-    /// [images, voxels] in `.npy` or in the tensor `betas` of safetensors, several files side by side (hemispheres); or one HDF5 file with `mask` and
-    /// betas under every COCO id.
-    pub betas: Vec<PathBuf>,
-    /// Z-score every voxel over all images.
-    pub zscore: bool,
-    pub regions: BTreeMap<String, RegionFiles>,
-    /// [voxels, 3]: where every voxel lies in the volume `like`.
-    pub voxel_ijk: Option<PathBuf>,
-    /// A NIfTI volume in the subject's space.
-    pub like: Option<PathBuf>,
-    /// [voxels]: signal to noise of a single trial.
-    pub ncsnr: Option<PathBuf>,
-    /// Trials that each image's betas are the mean of.
-    pub repeats: u8,
-    /// The held-out images: a file of their ids, one a line, or a pickle of COCO's ids as texts.
-    pub test: Option<PathBuf>,
-    /// Without such a file, every n-th image in the order of ids is held out.
-    pub test_every: usize,
-    /// Side of the prepared images, pixels.
-    pub image_size: usize,
-}
-
-/// A region: a mask over the voxels, in as many files as there are of betas.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegionFiles {
-    pub masks: Vec<PathBuf>,
-    /// The values that belong to the region; empty for all above 0.5.
-    #[serde(default)]
-    pub labels: Vec<i32>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            subject: "subject".to_owned(),
-            images: PathBuf::new(),
-            betas: Vec::new(),
-            zscore: false,
-            regions: BTreeMap::new(),
-            voxel_ijk: None,
-            like: None,
-            ncsnr: None,
-            repeats: 1,
-            test: None,
-            test_every: 10,
-            image_size: 256,
-        }
-    }
-}
 
 /// Images in memory.
 pub(super) struct Pixels {
@@ -137,70 +81,6 @@ pub fn import(settings: &Settings, out: &Path) -> Result<Manifest> {
 }
 
 impl Settings {
-    /// The challenge's training data of a subject: `training_split/training_images`, `training_split/training_fmri` and `roi_masks` below `root`.
-    ///
-    /// # Errors
-    /// The folder of masks can't be read.
-    pub fn algonauts(root: &Path, subject: &str) -> Result<Self> {
-        let sides = ["lh", "rh"];
-        let masks = root.join("roi_masks");
-        let mut regions = BTreeMap::new();
-        for area in crate::nsd::simulate::AREAS {
-            let files = sides.map(|side| masks.join(format!("{side}.{}_challenge_space.npy", area.file)));
-            if !files.iter().all(|file| file.exists()) {
-                continue;
-            }
-            // The challenge leaves areas out that a subject lacks.
-            let label = i32::from(area.label);
-            let mut is_there = false;
-            for file in &files {
-                is_there |= npy::read(file)?.floats().contains(&f64::from(label));
-            }
-            if is_there {
-                regions.insert(area.name.to_owned(), RegionFiles { masks: files.to_vec(), labels: vec![label] });
-            }
-        }
-        let training = root.join("training_split");
-        Ok(Self {
-            subject: subject.to_owned(),
-            images: training.join("training_images"),
-            betas: sides.map(|side| training.join(format!("training_fmri/{side}_training_fmri.npy"))).to_vec(),
-            regions,
-            ..Self::default()
-        })
-    }
-
-    /// Every file that is read, each once.
-    fn files(&self) -> Result<Vec<PathBuf>> {
-        let mut files = match self.images.is_dir() {
-            true => pngs(&self.images)?,
-            false => vec![self.images.clone()],
-        };
-        files.extend(self.betas.iter().chain(self.regions.values().flat_map(|region| &region.masks)).cloned());
-        files.extend([&self.voxel_ijk, &self.like, &self.ncsnr, &self.test].into_iter().flatten().cloned());
-        files.sort_unstable();
-        files.dedup();
-        Ok(files)
-    }
-
-    /// The settings with names of files instead of their places.
-    fn named(&self) -> serde_json::Value {
-        let name = |path: &PathBuf| PathBuf::from(path.file_name().unwrap_or_default());
-        let names = |paths: &[PathBuf]| paths.iter().map(name).collect::<Vec<_>>();
-        let region = |region: &RegionFiles| RegionFiles { masks: names(&region.masks), labels: region.labels.clone() };
-        let settings = Self {
-            images: name(&self.images),
-            betas: names(&self.betas),
-            regions: self.regions.iter().map(|(key, files)| (key.clone(), region(files))).collect(),
-            voxel_ijk: self.voxel_ijk.as_ref().map(name),
-            like: self.like.as_ref().map(name),
-            ncsnr: self.ncsnr.as_ref().map(name),
-            test: self.test.as_ref().map(name),
-            ..self.clone()
-        };
-        serde_json::json!(settings)
-    }
-
     fn parts(&self) -> Result<(Parts, Grid)> {
         let Responses { ids, mut betas, voxels, places } = self.responses()?;
         let pixels = self.pixels(ids.as_deref())?;
@@ -344,7 +224,8 @@ impl Settings {
 
     /// A region's voxels. A mask is over the voxels of its file of betas, or a volume.
     fn region(&self, name: &str, files: &RegionFiles, grid: &Grid, places: &[[usize; 3]]) -> Result<Region> {
-        let belongs = |value: f64| match files.labels.as_slice() {
+        let labels = files.labels()?;
+        let belongs = |value: f64| match labels.as_slice() {
             [] => value > 0.5,
             labels => labels.iter().any(|&label| f64::from(label) == value),
         };
@@ -363,9 +244,9 @@ impl Settings {
         if flags.len() != places.len() {
             let path = files.masks.last().unwrap_or(&self.betas[0]);
             let found = format!("masks of {} voxels", flags.len());
-            return Err(Problem::unexpected(found, format!("{}, as many as there are betas", places.len()))
-                .of(path)
-                .into());
+            let expected =
+                format!("{}, as many as there are betas, or a volume of shape {:?}", places.len(), grid.shape());
+            return Err(Problem::unexpected(found, expected).of(path).into());
         }
         let rows: Vec<usize> = (0..flags.len()).filter(|&row| flags[row]).collect();
         Self::filled(name, Region { mask_voxels: rows.len(), rows })
@@ -450,20 +331,6 @@ fn tensor(path: &Path, key: &str, expected: Dtype) -> Result<(Vec<usize>, Vec<u8
     };
     let tensor = found.ok_or_else(unexpected)?;
     Ok((tensor.shape.clone(), file.bytes(tensor).into_owned()))
-}
-
-/// All PNG files of a folder, by name.
-fn pngs(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
-    let failed = |source| Problem::Read(source).of(folder);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
 }
 
 /// Gives every voxel mean 0 and variance 1; one that never changes becomes 0.

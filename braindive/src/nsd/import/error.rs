@@ -1,5 +1,6 @@
 //! Why a file that another system wrote can't be taken over.
 
+use crate::nsd::mgh::MghError;
 use std::path::{Path, PathBuf};
 
 /// A file, and what is wrong with it.
@@ -36,6 +37,9 @@ pub enum Problem {
 
     #[error("is a damaged pickle: at byte {at} {what}")]
     Damaged { at: usize, what: &'static str },
+
+    #[error("is no volume or surface of FreeSurfer: {0}")]
+    Mgh(#[from] MghError),
 
     #[error("cannot be read as HDF5: {0}")]
     Hdf5(String),

@@ -1,18 +1,19 @@
 //! Masks that BrainDiVE's authors and others keep as arrays, as volumes in a subject's space: booleans of the volume's shape, booleans or
 //! indices over its voxels flattened (last axis fastest), or over those of them that lie in cortex.
 
-use super::array::{Array, Kind};
+use super::array::{Array, Kind, Type};
 use super::error::{ImportError, Problem};
 use super::npy;
 use super::pickle::{self, Pickled};
 use crate::error::Result;
+use crate::nsd::mgh::{self, Mgh};
 use crate::volume::{Grid, Volume, write_labels};
 use std::path::{Path, PathBuf};
 
 /// A mask to take over.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// `.npy`, or a pickle of arrays; content decides.
+    /// FreeSurfer's `.mgh` or `.mgz`; else `.npy` or a pickle of arrays, as its content says.
     pub file: PathBuf,
     /// Which array of a pickle of several, counted from 0: lists over subjects begin with subject 1.
     pub item: Option<usize>,
@@ -69,11 +70,14 @@ impl Mask {
     }
 }
 
-/// The array in a `.npy` file, or the one of number `item` in a pickle.
+/// The array in a `.npy` file or one of FreeSurfer's, or the one of number `item` in a pickle.
 ///
 /// # Errors
 /// The file can't be read, or which of several arrays is meant is not said.
 pub fn array(path: &Path, item: Option<usize>) -> Result<Array, ImportError> {
+    if path.extension().is_some_and(|extension| extension == "mgh" || extension == "mgz") {
+        return freesurfer(path).map_err(|problem| problem.of(path));
+    }
     let file = std::fs::read(path).map_err(|source| Problem::Read(source).of(path))?;
     if file.starts_with(b"\x93NUMPY") {
         return npy::parse(file).map_err(|problem| problem.of(path));
@@ -93,6 +97,17 @@ pub fn array(path: &Path, item: Option<usize>) -> Result<Array, ImportError> {
                 .of(path))
         }
     }
+}
+
+/// A volume, or along one axis the vertices of a surface.
+fn freesurfer(path: &Path) -> Result<Array, Problem> {
+    let Mgh { shape: [x, y, z, frames], values } = mgh::parse(&mgh::unpacked(path)?)?;
+    if frames != 1 {
+        return Err(Problem::unexpected(format!("{frames} frames"), "one"));
+    }
+    let shape = if (y, z) == (1, 1) { vec![x] } else { vec![x, y, z] };
+    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Array::new(Type { kind: Kind::Float, width: 4, is_big_endian: false }, shape, true, bytes)
 }
 
 /// Which voxels of a volume of `shape` the array selects; if it is flattened, it covers `places`, ascending.

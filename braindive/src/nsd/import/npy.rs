@@ -20,6 +20,27 @@ pub fn read(path: &Path) -> Result<Array, ImportError> {
 /// # Errors
 /// As [`read`].
 pub fn parse(mut file: Vec<u8>) -> Result<Array, Problem> {
+    let (header, end) = header(&file)?;
+    let (of, is_fortran, shape) = describe(header)?;
+    file.drain(..end);
+    Array::new(of, shape, is_fortran, file)
+}
+
+/// The pickle in the bytes of a file of Python objects.
+///
+/// # Errors
+/// They are no NumPy file, or one of numbers.
+pub fn pickle(file: &[u8]) -> Result<&[u8], Problem> {
+    let (header, end) = header(file)?;
+    match describe(header) {
+        Err(Problem::Objects) => Ok(&file[end..]),
+        Err(problem) => Err(problem),
+        Ok(_) => Err(Problem::unexpected("an array of numbers", "a pickled dictionary, as numpy.save writes it")),
+    }
+}
+
+/// The header of a file, and where it ends.
+fn header(file: &[u8]) -> Result<(&str, usize), Problem> {
     let bad = |what: &str| Problem::NoNpy(what.to_owned());
     if !file.starts_with(MAGIC) {
         return Err(bad("it does not begin as one does"));
@@ -31,9 +52,7 @@ pub fn parse(mut file: Vec<u8>) -> Result<Array, Problem> {
     };
     let end = start + length;
     let header = file.get(start..end).and_then(|header| str::from_utf8(header).ok());
-    let (of, is_fortran, shape) = describe(header.ok_or_else(|| bad("it ends in its header"))?)?;
-    file.drain(..end);
-    Array::new(of, shape, is_fortran, file)
+    Ok((header.ok_or_else(|| bad("it ends in its header"))?, end))
 }
 
 /// Type, order and shape that a header says: a dictionary as Python writes it.

@@ -1,4 +1,5 @@
-//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list (CPython's `pickletools`; NumPy's `ndarray.__reduce_ex__`).
+//! Python pickles, protocols 2 to 5, of NumPy arrays or texts in a list, or of what [`super::named`] reads (CPython's `pickletools`;
+//! NumPy's `ndarray.__reduce_ex__`).
 //!
 //! Nothing is executed: a pickle that names any function but those that rebuild an array is refused by that name. Objects live in
 //! one list and refer to each other by number, so that a hostile pickle costs no more memory than its own length and no recursion.
@@ -37,10 +38,10 @@ pub fn parse(bytes: &[u8]) -> Result<Pickled, Problem> {
 }
 
 /// The number of an object.
-type Id = usize;
+pub(super) type Id = usize;
 
 #[derive(Debug, Clone)]
-enum Object {
+pub(super) enum Object {
     /// Something that no array depends on.
     Other,
     Int(i64),
@@ -51,13 +52,15 @@ enum Object {
     Items(Items, Vec<Id>),
     Function(Function),
     Type(Type),
+    /// NumPy's type of an array of Python objects.
+    TypeOfObjects,
     /// An array before its state is set.
     Empty,
     Array(Array),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Items {
+pub(super) enum Items {
     Tuple,
     List,
     Dict,
@@ -65,11 +68,13 @@ enum Items {
 
 /// The functions and classes that arrays are made of.
 #[derive(Debug, Clone, Copy)]
-enum Function {
+pub(super) enum Function {
     Reconstruct,
     FromBuffer,
     Ndarray,
     Dtype,
+    /// A single number.
+    Scalar,
     /// How protocol 2 writes bytes: a text of Latin-1.
     Encode,
 }
@@ -79,12 +84,23 @@ impl Function {
         Some(match name {
             "numpy.core.multiarray._reconstruct" | "numpy._core.multiarray._reconstruct" => Self::Reconstruct,
             "numpy.core.numeric._frombuffer" | "numpy._core.numeric._frombuffer" => Self::FromBuffer,
+            "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar" => Self::Scalar,
             "numpy.ndarray" => Self::Ndarray,
             "numpy.dtype" => Self::Dtype,
             "_codecs.encode" => Self::Encode,
             _ => return None,
         })
     }
+}
+
+/// The objects of the pickle in `bytes`, and which of them it describes.
+///
+/// # Errors
+/// It would execute code or is damaged.
+pub(super) fn objects(bytes: &[u8]) -> Result<(Vec<Object>, Id), Problem> {
+    let mut machine = Machine { bytes, ..Machine::default() };
+    let root = machine.run()?;
+    Ok((machine.objects, root))
 }
 
 #[derive(Default)]
@@ -351,6 +367,7 @@ impl<'a> Machine<'a> {
         let made = match (function, arguments.as_slice()) {
             (Function::Reconstruct, _) => Some(Object::Empty),
             (Function::Dtype, &[code, ..]) => match self.text(code) {
+                Some("O8") => Some(Object::TypeOfObjects),
                 Some(code) => {
                     let unknown = || {
                         Problem::unexpected(
@@ -361,6 +378,13 @@ impl<'a> Machine<'a> {
                     Some(Object::Type(Type::parse(code).ok_or_else(unknown)?))
                 }
                 None => None,
+            },
+            (Function::Scalar, &[of, bytes]) => match self.objects[of] {
+                Object::Type(of) => self
+                    .take_bytes(bytes)
+                    .map(|bytes| Array::new(of, Vec::new(), false, bytes).map(Object::Array))
+                    .transpose()?,
+                _ => None,
             },
             (Function::Encode, &[text, _]) => self.text(text).and_then(|text| {
                 let latin1 = text.chars().map(|character| u8::try_from(u32::from(character)).ok());
@@ -394,6 +418,13 @@ impl<'a> Machine<'a> {
         let built = match (&self.objects[top], state.as_slice()) {
             (Object::Type(of), &[_, order, ..]) => {
                 self.text(order).map(|order| Object::Type(Type { is_big_endian: order == ">", ..*of }))
+            }
+            (Object::TypeOfObjects, _) => Some(Object::TypeOfObjects),
+            (Object::Empty, &[_, _, of, _, items]) if matches!(self.objects[of], Object::TypeOfObjects) => {
+                match &mut self.objects[items] {
+                    Object::Items(Items::List, items) => Some(Object::Items(Items::List, std::mem::take(items))),
+                    _ => None,
+                }
             }
             (Object::Empty, &[_, shape, of, is_fortran, bytes]) => {
                 let of = match self.objects[of] {

@@ -51,15 +51,17 @@ pub fn betas(plan: &Plan, folder: &Path) -> Result<(), NsdError> {
                 }
             });
         }
-        let mut row = Vec::with_capacity(width * size_of::<f32>());
+        // Of little-endian values, as the file has them.
+        let mut row: Vec<u32> = Vec::with_capacity(width);
         for (image, &repeats) in plan.repeats.iter().enumerate() {
             row.clear();
             for strip in &strips {
                 let width = strip.len() / images;
                 let sums = &strip[image * width..][..width];
-                row.extend(sums.iter().flat_map(|sum| (sum / f32::from(repeats)).to_le_bytes()));
+                row.extend(sums.iter().map(|sum| (sum / f32::from(repeats)).to_bits().to_le()));
             }
-            file.write("betas", (image * voxels + first) * size_of::<f32>(), &row).map_err(failed)?;
+            file.write("betas", (image * voxels + first) * size_of::<f32>(), bytemuck::cast_slice(&row))
+                .map_err(failed)?;
         }
     }
     Ok(())

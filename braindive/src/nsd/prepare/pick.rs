@@ -3,17 +3,22 @@
 
 use super::{Plan, Work};
 use crate::folder::FileRecord;
-use crate::nsd::betas::{Pick, Scratch, Session, z_score};
+use crate::nsd::betas::{Pick, Session, z_score};
 use crate::nsd::layout::BetasFormat;
 use crate::nsd::{NsdError, TRIALS};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::iter::Enumerate;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::thread::ScopedJoinHandle;
+use std::slice::Iter;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 /// Trials in which the two forms of the first session are compared.
@@ -36,61 +41,105 @@ pub fn path(folder: &Path, session: usize) -> PathBuf {
     folder.join(format!(".session{:02}", session + 1))
 }
 
-/// Picks what no earlier try has picked; gives every session's record. A session is z-scored and written while the next one is read.
+/// Picks what no earlier try has picked; gives every session's record, in their order. Two take turns at the disk: while one reads a
+/// session, the other picks, z-scores and keeps the one before it.
 pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<FileRecord>, NsdError> {
-    let pick = Pick::new(plan.grid.shape(), &plan.voxels);
     let voxels = plan.voxels.iter().flatten().flat_map(|&index| (index as u32).to_le_bytes()).collect::<Vec<_>>();
-    let voxels: String = Sha256::digest(voxels).iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut scratch = Scratch::default();
-    let mut records = Vec::new();
-    std::thread::scope(|scope| {
-        let mut kept = None;
-        for (at, session) in plan.sessions.iter().enumerate() {
-            let (bytes, modified) = stamp(session)?;
-            let name = plan.layout.name(&session.path);
-            let place = path(folder, at);
-            let earlier = fs::read(place.with_extension(RECORD)).ok();
-            let earlier: Option<Record> = earlier.and_then(|text| serde_json::from_slice(&text).ok());
-            if let Some(Record { source, .. }) = earlier.filter(|record| {
-                record.modified == modified
-                    && record.voxels == voxels
-                    && (&record.source.name, record.source.bytes) == (&name, bytes)
-            }) {
-                records.push(source);
-                if work.step(bytes).is_break() {
-                    return Err(NsdError::Stopped);
-                }
-                continue;
+    let (read, steps) = mpsc::channel();
+    let turns = Turns {
+        plan,
+        folder,
+        pick: Pick::new(plan.grid.shape(), &plan.voxels),
+        voxels: Sha256::digest(voxels).iter().map(|byte| format!("{byte:02x}")).collect(),
+        next: Mutex::new(plan.sessions.iter().enumerate()),
+        stop: AtomicBool::new(false),
+    };
+    let ends = std::thread::scope(|scope| {
+        let pickers = [read.clone(), read].map(|read| scope.spawn(|| turns.take(read)));
+        for bytes in steps {
+            if work.step(bytes).is_break() {
+                turns.stop.store(true, Ordering::Relaxed);
             }
-            let (series, source) = session.read(&pick, name, &mut scratch, &mut |bytes| work.step(bytes))?;
-            if at == 0 && session.format == BetasFormat::Hdf5 {
-                same_as_nifti(plan, session, &pick, &series)?;
-            }
-            records.push(source.clone());
-            let record = Record { source, modified, voxels: voxels.clone() };
-            settle(kept.replace(scope.spawn(move || keep(&place, series, &record))))?;
         }
-        settle(kept)
-    })?;
+        pickers.map(|picker| picker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    // Who was told to stop because the other failed has nothing to say.
+    let [first, second] = match ends {
+        [Err(NsdError::Stopped), Err(other)] | [Err(other), _] | [_, Err(other)] => return Err(other),
+        [Ok(first), Ok(second)] => [first, second],
+    };
+    let records: BTreeMap<usize, FileRecord> = first.into_iter().chain(second).collect();
     match work.step(0) {
-        ControlFlow::Continue(()) => Ok(records),
+        ControlFlow::Continue(()) => Ok(records.into_values().collect()),
         ControlFlow::Break(()) => Err(NsdError::Stopped),
     }
 }
 
-/// Z-scores a session's picked voxels and leaves them at `place`, its record after them.
-fn keep(place: &Path, mut series: Vec<f32>, record: &Record) -> Result<(), NsdError> {
-    series.par_chunks_mut(TRIALS).for_each(z_score);
-    commit(place, bytemuck::cast_slice(&series))?;
-    commit(&place.with_extension(RECORD), &serde_json::to_vec(record).unwrap_or_default())
+/// Those who pick, and what they share.
+struct Turns<'a> {
+    plan: &'a Plan,
+    folder: &'a Path,
+    pick: Pick,
+    /// sha256 of the set.
+    voxels: String,
+    /// The sessions that nobody has taken; who holds it reads.
+    next: Mutex<Enumerate<Iter<'a, Session>>>,
+    stop: AtomicBool,
 }
 
-/// Waits for the session that is being kept.
-fn settle(kept: Option<ScopedJoinHandle<'_, Result<(), NsdError>>>) -> Result<(), NsdError> {
-    match kept.map(ScopedJoinHandle::join) {
-        None => Ok(()),
-        Some(Ok(kept)) => kept,
-        Some(Err(panic)) => std::panic::resume_unwind(panic),
+impl Turns<'_> {
+    /// Picks sessions until there are no more, or until all are told to stop, as they are by who fails; `read` is told of bytes.
+    fn take(&self, read: Sender<u64>) -> Result<Vec<(usize, FileRecord)>, NsdError> {
+        let mut records = Vec::new();
+        while let Some(record) = self.one(&read).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))? {
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    /// Picks the next session.
+    fn one(&self, read: &Sender<u64>) -> Result<Option<(usize, FileRecord)>, NsdError> {
+        let mut watch = |bytes| match read.send(bytes).is_err() || self.stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let mut turn = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, session)) = turn.next() else { return Ok(None) };
+        let (bytes, modified) = stamp(session)?;
+        let name = self.plan.layout.name(&session.path);
+        let place = path(self.folder, at);
+        if let Some(earlier) = self.earlier(&place, &name, bytes, modified) {
+            return match watch(bytes) {
+                ControlFlow::Continue(()) => Ok(Some((at, earlier))),
+                ControlFlow::Break(()) => Err(NsdError::Stopped),
+            };
+        }
+        let (picked, source) = session.pass(&self.pick, name, &mut watch)?;
+        drop(turn);
+        let mut series = session.pick(&self.pick, picked)?;
+        if stamp(session)? != (bytes, modified) {
+            return Err(NsdError::Unexpected {
+                path: session.path.clone(),
+                what: "its size or time of change".to_owned(),
+                found: "another one than before".to_owned(),
+                expected: "a file that nobody writes while it is read".to_owned(),
+            });
+        }
+        if at == 0 && session.format == BetasFormat::Hdf5 {
+            same_as_nifti(self.plan, session, &self.pick, &series)?;
+        }
+        series.par_chunks_mut(TRIALS).for_each(z_score);
+        commit(&place, bytemuck::cast_slice(&series))?;
+        let record = Record { source, modified, voxels: self.voxels.clone() };
+        commit(&place.with_extension(RECORD), &serde_json::to_vec(&record).unwrap_or_default())?;
+        Ok(Some((at, record.source)))
+    }
+
+    /// The record of what an earlier try has made of the same file.
+    fn earlier(&self, place: &Path, name: &str, bytes: u64, modified: u128) -> Option<FileRecord> {
+        let record: Record = serde_json::from_slice(&fs::read(place.with_extension(RECORD)).ok()?).ok()?;
+        let same = record.modified == modified && record.voxels == self.voxels;
+        (same && record.source.name == name && record.source.bytes == bytes).then_some(record.source)
     }
 }
 

@@ -40,7 +40,7 @@ impl Features {
         for batch in numbered.chunks(BATCH) {
             let tensors =
                 batch.iter().map(|(_, (image, _))| image.to_tensor(&Device::Cpu)).collect::<Result<Vec<_>, _>>()?;
-            let features = encode(&tower, &Tensor::cat(&tensors, 0)?.into())?.unit_features;
+            let features = encode(&tower, &Tensor::cat(&tensors, 0)?.into())?.features;
             let rows = features.value().to_vec2::<f32>()?;
             of.extend(batch.iter().map(|(number, _)| **number).zip(rows));
         }

@@ -20,7 +20,6 @@ mod truth;
 mod tuning;
 
 use crate::error::{Error, Result};
-pub(super) use anatomy::AREAS;
 use anatomy::{Anatomy, FOOD};
 use betas::Sessions;
 use design::{Design, TRIALS};

@@ -1,7 +1,6 @@
 //! `worker fit` and `worker evaluate`: an encoder of prepared data, and how well one predicts.
 
 use crate::device::DeviceName;
-use anyhow::Context;
 use braindive::encoder::evaluate::{ALL, Evaluation, RegionScores, Summary};
 use braindive::encoder::fit::{self, Features, Job, Method, Settings};
 use braindive::folder::{FileRecord, Manifest};
@@ -98,13 +97,7 @@ impl Fit {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let mut settings = match &self.settings {
-            Some(path) => {
-                let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("the settings in {}", path.display()))?
-            }
-            None => Settings::default(),
-        };
+        let mut settings: Settings = super::settings(self.settings.as_deref())?;
         match self.head.as_deref() {
             Some("ridge") => settings.head = Method::Ridge,
             Some(_) => settings.head = Method::Adamw,

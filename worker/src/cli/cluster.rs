@@ -1,6 +1,5 @@
 //! `worker cluster`: clusters of a region of an encoder, by hand.
 
-use anyhow::Context;
 use braindive::cluster::{self, Assignment, Job, Region, Report, Settings};
 use clap::Args;
 use std::fmt::Write as _;
@@ -55,13 +54,7 @@ impl Cluster {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let mut settings = match &self.settings {
-            Some(path) => {
-                let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("the settings in {}", path.display()))?
-            }
-            None => Settings::default(),
-        };
+        let mut settings: Settings = super::settings(self.settings.as_deref())?;
         if !self.k.is_empty() {
             settings.k.clone_from(&self.k);
         }

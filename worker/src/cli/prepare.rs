@@ -1,0 +1,116 @@
+//! `worker prepare`: a subject of NSD to a folder of prepared data, by hand.
+
+use braindive::folder::Manifest;
+use braindive::nsd::prepare::{KIND, Settings, run};
+use braindive::nsd::{NsdError, Subject};
+use clap::Args;
+use protocol::version::SOFTWARE;
+use sha2::{Digest, Sha256};
+use std::io::{IsTerminal, Write, stderr};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// The dataset's root, which holds nsddata and nsddata_betas
+    root: PathBuf,
+    /// Subject, for example subj01
+    #[arg(long)]
+    subject: Subject,
+    /// Folder to make; while it is made it is called DIR.partial
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Preparation of the betas: the name of their folder [default: betas_fithrf_GLMdenoise_RR]
+    #[arg(long, value_name = "NAME")]
+    betas: Option<String>,
+    /// How many sessions there have to be [default: all that the subject took part in]
+    #[arg(long, value_name = "N")]
+    sessions: Option<usize>,
+    /// Members of the voxel set: ROI volumes, parcels, food, cortex [default: as the paper]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    voxels: Option<Vec<String>>,
+    /// How many parcels of HCP_MMP1, those of the highest noise ceiling [default: 45]
+    #[arg(long, value_name = "N")]
+    parcels: Option<usize>,
+    /// Subjects whose noise ceilings rank the parcels [default: all that are there]
+    #[arg(long, value_name = "SUBJECT", num_args = 1.., value_delimiter = ',')]
+    ranked_by: Vec<Subject>,
+    /// Parcels by number, instead of ranking them
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',')]
+    parcel_ids: Vec<u16>,
+    /// ROI volumes whose labelled voxels are left out [default: prf-visualrois]
+    #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',')]
+    exclude: Option<Vec<String>>,
+    /// NIfTI volume, larger than 0.5 in food-selective voxels
+    #[arg(long, value_name = "FILE")]
+    food: Option<PathBuf>,
+    /// Regions are labels where the localiser's t map is larger [default: 2]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    t_above: Option<f64>,
+    /// Held-out images: shared907, shared515, or a file of 73k ids [default: shared907]
+    #[arg(long)]
+    split: Option<String>,
+    /// Side of the prepared images, pixels [default: 256]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Folder of COCO's train2017 and val2017, instead of the images as they were shown
+    #[arg(long, value_name = "DIR")]
+    stimuli: Option<PathBuf>,
+}
+
+impl Prepare {
+    pub fn run(self) -> anyhow::Result<()> {
+        let default = Settings::default();
+        let settings = Settings {
+            root: self.root,
+            betas: self.betas.unwrap_or(default.betas),
+            sessions: self.sessions,
+            voxels: self.voxels.unwrap_or(default.voxels),
+            parcels: self.parcels.unwrap_or(default.parcels),
+            ranked_by: self.ranked_by,
+            parcel_ids: self.parcel_ids,
+            exclude: self.exclude.unwrap_or(default.exclude),
+            food: self.food,
+            t_above: self.t_above.unwrap_or(default.t_above),
+            split: self.split.unwrap_or(default.split),
+            image_size: self.image_size.unwrap_or(default.image_size),
+            stimuli: self.stimuli,
+        };
+        let manifest = by_hand(self.subject, &settings, &self.out)?;
+        println!("{}", self.out.display());
+        for (what, number) in &manifest.summary {
+            println!("  {what}: {number}");
+        }
+        Ok(())
+    }
+}
+
+/// Makes the folder `out`, or goes on making it; how far it is shows on a terminal.
+fn by_hand(subject: Subject, settings: &Settings, out: &Path) -> Result<Manifest, NsdError> {
+    let mut shown = None;
+    let mut progress = |done: u64, total: u64| {
+        let per_cent = done.saturating_mul(100) / total.max(1);
+        if shown != Some(per_cent) && stderr().is_terminal() {
+            // What cannot be shown is no reason to stop.
+            let _ = write!(stderr(), "\rpreparing {subject}: {per_cent} %");
+            shown = Some(per_cent);
+        }
+        ControlFlow::Continue(())
+    };
+    let manifest = run(subject, settings, out, &identity(subject, settings), SOFTWARE, &mut progress);
+    if shown.is_some() {
+        let _ = writeln!(stderr());
+    }
+    manifest
+}
+
+/// What decides the folder's content, for a command that no coordinator gave a key.
+fn identity(subject: Subject, settings: &Settings) -> String {
+    let decided = serde_json::json!([KIND, subject.to_string(), settings, SOFTWARE]);
+    Sha256::digest(decided.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether the error is one of what was asked for or of its files, not of this machine.
+pub fn is_input(error: &NsdError) -> bool {
+    !error.is_io() && !matches!(error, NsdError::Stopped)
+}
