@@ -9,7 +9,7 @@ import torch
 
 
 def epoch(model, optimiser, features, betas, order, batch):
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     total = 0.0
     for rows in order.split(batch):
         optimiser.zero_grad()
@@ -17,7 +17,7 @@ def epoch(model, optimiser, features, betas, order, batch):
         loss.backward()
         optimiser.step()
         total += loss.item()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
     for kind in kinds:
         model, optimiser = peer(kind)
         epoch(model, optimiser, features, betas, order[:128], 64)
-        short[kind] = epoch(model, optimiser, features, betas, order[:640], 64)
+        short[kind], _ = epoch(model, optimiser, features, betas, order[:640], 64)
         print(f"PyTorch, {kind}: {short[kind] / 10:.4f} s a step", flush=True)
     kind = min(short, key=short.get)
     model, optimiser = peer(kind)
@@ -51,9 +51,10 @@ def main():
         theirs.append(epoch(model, optimiser, features, betas, order, 64))
         found = subprocess.run([options.bench, str(options.images), str(options.voxels)], capture_output=True, text=True, check=True,
                                env=os.environ | {"RAYON_NUM_THREADS": str(options.threads)}).stdout
-        ours.append(float(re.search(r"epoch, s +([\d.]+)", found)[1]))
-        print(f"PyTorch, {kind}: {theirs[-1]:.2f} s an epoch\n{found}", flush=True)
-    print(f"shortest: ours {min(ours):.2f} s, PyTorch {min(theirs):.2f} s, ratio {min(ours) / min(theirs):.3f}")
+        ours.append([float(word) for word in re.search(r"epoch, +s +([\d.]+) +CPU s +([\d.]+)", found).groups()])
+        print(f"PyTorch, {kind}: {theirs[-1][0]:.2f} s an epoch, {theirs[-1][1]:.2f} CPU s\n{found}", flush=True)
+    for what, ours, theirs in zip(("s", "CPU s"), zip(*ours), zip(*theirs)):
+        print(f"shortest: ours {min(ours):.2f} {what}, PyTorch {min(theirs):.2f} {what}, ratio {min(ours) / min(theirs):.3f}")
 
 
 main()

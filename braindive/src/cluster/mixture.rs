@@ -3,6 +3,7 @@
 
 use super::bessel::log_bessel_i;
 use super::{Assignment, ClusterError};
+use crate::layers::{Matrix, multiply};
 use rayon::prelude::*;
 use std::f64::consts::TAU;
 
@@ -12,8 +13,9 @@ const MOST_STEPS: usize = 200;
 const TOLERANCE: f64 = 1e-10;
 /// Mean resultant length from which a component holds copies of one direction: its likelihood has no maximum.
 const ONE_DIRECTION: f64 = 1.0 - 1e-9;
-/// Rows that are summed at a time; sums do not depend on the number of threads.
-const TILE: usize = 256;
+/// Rows that are summed at a time, so that a core's cache holds them between the two products of a step; sums do not depend on the number
+/// of threads.
+const TILE: usize = 64;
 
 /// Unit vectors, one a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,6 +54,11 @@ impl Directions {
         &self.values[row * self.dimension..][..self.dimension]
     }
 
+    /// A few rows at a time.
+    fn tiles(&self) -> impl IndexedParallelIterator<Item = &[f64]> {
+        self.values.par_chunks(TILE * self.dimension)
+    }
+
     /// The rows with these numbers.
     pub fn select(&self, rows: &[usize]) -> Self {
         let values = rows.iter().flat_map(|&row| self.row(row)).copied().collect();
@@ -85,8 +92,8 @@ struct Sums {
     log_likelihood: f64,
     /// Rows, or shares of rows, of every component.
     weight: Vec<f64>,
-    /// [k][d]
-    resultant: Vec<Vec<f64>>,
+    /// [k, d]
+    resultant: Vec<f64>,
 }
 
 impl Mixture {
@@ -124,8 +131,10 @@ impl Mixture {
 
     /// The likeliest component of every row; of equally likely ones the first.
     pub fn labels(&self, rows: &Directions) -> Vec<usize> {
-        let offsets = self.offsets();
-        rows.values.par_chunks(rows.dimension).map(|row| likeliest(&self.scores(&offsets, row))).collect()
+        let (offsets, k) = (self.offsets(), self.means.len());
+        let of_tile = |tile| self.scores(&offsets, rows.dimension, tile).chunks_exact(k).map(likeliest).collect();
+        let tiles: Vec<Vec<usize>> = rows.tiles().map(of_tile).collect();
+        tiles.concat()
     }
 
     /// Cosines between all pairs of means [k][k].
@@ -151,45 +160,46 @@ impl Mixture {
         self.alpha.iter().zip(&self.kappa).map(|(alpha, &kappa)| alpha.ln() + log_c(kappa)).collect()
     }
 
-    /// log α f(x) of every component.
-    fn scores(&self, offsets: &[f64], row: &[f64]) -> Vec<f64> {
-        let components = offsets.iter().zip(&self.kappa).zip(&self.means);
-        components.map(|((offset, kappa), mean)| offset + kappa * dot(mean, row)).collect()
+    /// log α f(x) of every row of `tile` and every component: [rows, k].
+    fn scores(&self, offsets: &[f64], dimension: usize, tile: &[f64]) -> Vec<f64> {
+        let (rows, k) = (tile.len() / dimension, self.means.len());
+        let means = self.means.concat();
+        let mut scores = vec![0.0; rows * k];
+        let (tile, means) =
+            (Matrix::new(tile, rows, dimension, dimension), Matrix::new(&means, k, dimension, dimension));
+        multiply(&mut scores, k, false, tile, means.transposed());
+        for scores in scores.chunks_exact_mut(k) {
+            let parameters = offsets.iter().zip(&self.kappa);
+            scores.iter_mut().zip(parameters).for_each(|(score, (offset, kappa))| *score = offset + kappa * *score);
+        }
+        scores
     }
 
     fn expect(&self, rows: &Directions, assign: Assignment) -> Sums {
         let (k, d) = (self.means.len(), rows.dimension);
         let offsets = self.offsets();
-        let empty = || Sums { log_likelihood: 0.0, weight: vec![0.0; k], resultant: vec![vec![0.0; d]; k] };
+        let empty = || Sums { log_likelihood: 0.0, weight: vec![0.0; k], resultant: vec![0.0; k * d] };
         let of_tile = |tile: &[f64]| {
             let mut sums = empty();
-            for row in tile.chunks_exact(d) {
-                let scores = self.scores(&offsets, row);
-                let best = likeliest(&scores);
-                match assign {
-                    Assignment::Hard => {
-                        sums.log_likelihood += scores[best];
-                        sums.add(best, 1.0, row);
-                    }
-                    Assignment::Soft => {
-                        let total: f64 = scores.iter().map(|score| (score - scores[best]).exp()).sum();
-                        let log_total = scores[best] + total.ln();
-                        sums.log_likelihood += log_total;
-                        for (component, score) in scores.iter().enumerate() {
-                            sums.add(component, (score - log_total).exp(), row);
-                        }
-                    }
-                }
+            let mut shares = self.scores(&offsets, d, tile);
+            for shares in shares.chunks_exact_mut(k) {
+                sums.log_likelihood += assigned(shares, assign);
+                sums.weight.iter_mut().zip(&*shares).for_each(|(sum, share)| *sum += share);
             }
+            let n = tile.len() / d;
+            let shares = Matrix::new(&shares, n, k, k).transposed();
+            multiply(&mut sums.resultant, d, false, shares, Matrix::new(tile, n, d, d));
             sums
         };
-        let tiles: Vec<Sums> = rows.values.par_chunks(TILE * d).map(of_tile).collect();
+        let tiles: Vec<Sums> = rows.tiles().map(of_tile).collect();
         tiles.into_iter().fold(empty(), Sums::and)
     }
 
     fn maximise(&mut self, rows: &Directions, sums: &Sums) -> Result<(), ClusterError> {
         let (n, d) = (rows.rows() as f64, rows.dimension as f64);
-        for (component, (weight, resultant)) in sums.weight.iter().zip(&sums.resultant).enumerate() {
+        for (component, (weight, resultant)) in
+            sums.weight.iter().zip(sums.resultant.chunks_exact(rows.dimension)).enumerate()
+        {
             let length = norm(resultant);
             let mean_length = length / weight;
             // Also where nothing is left, whose mean length is no number.
@@ -206,18 +216,30 @@ impl Mixture {
 }
 
 impl Sums {
-    fn add(&mut self, component: usize, share: f64, row: &[f64]) {
-        self.weight[component] += share;
-        self.resultant[component].iter_mut().zip(row).for_each(|(sum, value)| *sum += share * value);
-    }
-
     fn and(mut self, other: Self) -> Self {
         self.log_likelihood += other.log_likelihood;
         self.weight.iter_mut().zip(other.weight).for_each(|(sum, value)| *sum += value);
-        for (sums, values) in self.resultant.iter_mut().zip(other.resultant) {
-            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-        }
+        self.resultant.iter_mut().zip(other.resultant).for_each(|(sum, value)| *sum += value);
         self
+    }
+}
+
+/// Turns a row's scores into the shares of it that the components get; returns the row's log-likelihood.
+fn assigned(scores: &mut [f64], assign: Assignment) -> f64 {
+    let likeliest = likeliest(scores);
+    let best = scores[likeliest];
+    match assign {
+        Assignment::Hard => {
+            scores.fill(0.0);
+            scores[likeliest] = 1.0;
+            best
+        }
+        Assignment::Soft => {
+            scores.iter_mut().for_each(|score| *score = (*score - best).exp());
+            let total: f64 = scores.iter().sum();
+            scores.iter_mut().for_each(|share| *share /= total);
+            best + total.ln()
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! A linear head under a squared loss and AdamW (Loshchilov and Hutter 2019), an epoch at a time.
 //!
 //! Nothing links one voxel to another: the gradient of a voxel's row asks for that row, the features and the voxel's betas alone.
-//! So a block of rows goes through a whole epoch while its weights and moments stay in a core's cache, instead of all rows
+//! So a block of voxels goes through a whole epoch while its weights and moments stay in a core's cache, instead of all of them
 //! going through memory at every batch. The result is the same, whatever the number of threads.
 
-use crate::layers::{Element, Matrix, multiply, vectorised};
+use crate::layers::{Element, Matrix, multiply, prefetch, vectorised};
 use rayon::prelude::*;
 
 /// Decay of the running mean of the gradient, and of its square.
@@ -12,7 +12,8 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
-/// Rows of a block: with 512 features, weights and both moments take 384 KiB.
+/// Voxels of a block: with 512 features, weights and both moments take 384 KiB, and with AVX-512 a row of them fills the four registers
+/// that the widest kernel of the `gemm` crate holds.
 const BLOCK: usize = 64;
 
 /// A head in the making.
@@ -70,6 +71,10 @@ impl<T: Element> Learned<T> {
         Self { mean: zero.clone(), square: zero, value }
     }
 
+    fn as_block(&mut self) -> Block<'_, T> {
+        Block { value: &mut self.value, mean: &mut self.mean, square: &mut self.square }
+    }
+
     /// Blocks of `length` elements.
     fn blocks(&mut self, length: usize) -> impl IndexedParallelIterator<Item = Block<'_, T>> {
         let Self { value, mean, square } = self;
@@ -86,6 +91,24 @@ struct Block<'a, T> {
 }
 
 impl<T: Element> Block<'_, T> {
+    /// A copy of the rows of `width` parameters that this is, column by column.
+    fn transposed(&self, width: usize) -> Learned<T> {
+        let [value, mean, square] = [&*self.value, &*self.mean, &*self.square].map(|from| {
+            let mut to = vec![T::zero(); from.len()];
+            transpose(from, width, &mut to);
+            to
+        });
+        Learned { value, mean, square }
+    }
+
+    /// Takes back what [`Self::transposed`] gave.
+    fn transpose_from(&mut self, columns: &Learned<T>, width: usize) {
+        let rows = columns.value.len() / width;
+        transpose(&columns.value, rows, self.value);
+        transpose(&columns.mean, rows, self.mean);
+        transpose(&columns.square, rows, self.square);
+    }
+
     fn step(&mut self, gradient: &[T], rates: Rates<T>) {
         adamw(self.value, self.mean, self.square, gradient, rates);
     }
@@ -127,40 +150,59 @@ impl<T: Element> Training<T> {
     }
 }
 
-/// Takes rows from `first` through an epoch; returns their share of the batches' losses.
+/// Takes voxels from `first` through an epoch; returns their share of the batches' losses.
 fn train_block<T: Element>(
     epoch: &Epoch<'_, T>,
     steps: &[Rates<T>],
     width: usize,
     voxels: usize,
     first: usize,
-    mut weight: Block<'_, T>,
+    mut rows: Block<'_, T>,
     mut bias: Block<'_, T>,
 ) -> f64 {
-    let rows = bias.value.len();
-    let mut residual = vec![T::zero(); epoch.batch * rows];
-    let mut gradient = vec![T::zero(); rows * width];
-    let mut bias_gradient = vec![T::zero(); rows];
-    let mut squares = vec![T::zero(); rows];
+    let block = bias.value.len();
+    // [K, block]: neighbours in memory are neighbouring voxels, so that both products read whole vectors and nothing has to be packed.
+    let mut columns = rows.transposed(width);
+    let mut weight = columns.as_block();
+    let mut residual = vec![T::zero(); epoch.batch * block];
+    let mut gradient = vec![T::zero(); width * block];
+    let mut bias_gradient = vec![T::zero(); block];
+    let mut squares = vec![T::zero(); block];
     let mut loss = 0.0;
     let batches = epoch.order.chunks(epoch.batch).zip(epoch.features.chunks(epoch.batch * width));
     for ((images, features), &rates) in batches.zip(steps) {
         let features = Matrix::new(features, images.len(), width, width);
-        let residual = &mut residual[..images.len() * rows];
-        multiply(residual, rows, false, features, Matrix::new(weight.value, rows, width, width).transposed());
+        let betas = |image: usize| &epoch.betas[image * voxels + first..][..block];
+        // Each image's lie on a page of their own; they come while the product is computed.
+        images.iter().for_each(|&image| prefetch(betas(image)));
+        let residual = &mut residual[..images.len() * block];
+        multiply(residual, block, false, features, Matrix::new(weight.value, width, block, block));
         bias_gradient.fill(T::zero());
         squares.fill(T::zero());
-        for (residual, image) in residual.chunks_mut(rows).zip(images) {
-            let betas = &epoch.betas[image * voxels + first..][..rows];
-            subtract(residual, betas, bias.value, &mut bias_gradient, &mut squares, rates.gradient);
+        for (residual, &image) in residual.chunks_mut(block).zip(images) {
+            subtract(residual, betas(image), bias.value, &mut bias_gradient, &mut squares, rates.gradient);
         }
         loss += squares.iter().map(|square| square.to_f64()).sum::<f64>() / (images.len() * voxels) as f64;
-        let residual = Matrix::new(residual, images.len(), rows, rows);
-        multiply(&mut gradient, width, false, residual.transposed(), features);
+        multiply(&mut gradient, block, false, features.transposed(), Matrix::new(residual, images.len(), block, block));
         weight.step(&gradient, rates);
         bias.step(&bias_gradient, rates);
     }
+    rows.transpose_from(&columns, width);
     loss
+}
+
+/// `to` [columns, rows] becomes the transpose of `from` [rows, columns], by squares whose rows and columns are whole cache lines.
+fn transpose<T: Copy>(from: &[T], columns: usize, to: &mut [T]) {
+    const SIDE: usize = 16;
+    let rows = from.len() / columns;
+    for (row, from) in from.chunks(SIDE * columns).enumerate() {
+        for column in (0..columns).step_by(SIDE) {
+            for (column, to) in (column..).zip(to[column * rows..].chunks_mut(rows).take(SIDE)) {
+                let values = from[column..].iter().step_by(columns);
+                to[row * SIDE..].iter_mut().zip(values).for_each(|(to, &from)| *to = from);
+            }
+        }
+    }
 }
 
 /// The constants of step number `step`, from 1, over `elements` residuals.
@@ -280,7 +322,7 @@ mod tests {
         assert_reproduced::<f64>("_f64", 1e-12);
     }
 
-    /// 60 voxels are one block; with more, each block gives what it would give alone but for the loss's divisor, which is shared.
+    /// Each block gives what it would give alone but for the loss's divisor, which is shared.
     #[test]
     fn voxels_do_not_know_of_one_another() {
         let (images, width, voxels) = (37, 5, BLOCK + 3);
