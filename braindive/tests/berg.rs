@@ -4,7 +4,7 @@
 use braindive::dataset::{self, GRID, Parts, Region, Regions};
 use braindive::encoder::fit::{Job, evaluate_head};
 use braindive::encoder::{Encoder, Head, Objective, Term, encode};
-use braindive::folder::{Draft, Manifest, Opened};
+use braindive::folder::{Draft, Manifest, Opened, Provenance};
 use braindive::gradient::{Tracked, gradients};
 use braindive::nsd::import::berg::{Source, import};
 use braindive::volume::{Grid, write_map};
@@ -136,13 +136,11 @@ fn answered(folder: &Path, encoder: &Encoder) {
     let grid = Grid::new([vertices, 1, 1], affine).unwrap();
     write_map(&draft.path().join(GRID), &grid, &vec![1.0; vertices]).unwrap();
     draft
-        .publish(Manifest {
-            identity: String::new(),
+        .publish(Provenance {
             kind: "prepare".to_owned(),
             subject: "subj01".to_owned(),
             settings: serde_json::json!({}),
             inputs: Vec::new(),
-            files: Vec::new(),
             summary: BTreeMap::new(),
             software: "test".to_owned(),
         })

@@ -13,7 +13,7 @@ use super::{Choice, ClusterError, Directions, Mixture, Settings, choose};
 use crate::dataset::GRID;
 use crate::encoder::Head;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened};
+use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::image::png;
 use crate::volume::{Montage, Volume, write_labels};
 use crate::weights::write_tensors;
@@ -151,13 +151,11 @@ pub fn run(
         write_volume(draft.path(), &grid, &labelled, &choice, &report)?;
     }
     let subject = Manifest::read(job.encoder).map(|manifest| manifest.subject).unwrap_or_default();
-    let manifest = draft.publish(Manifest {
-        identity: String::new(),
+    let manifest = draft.publish(Provenance {
         kind: "cluster".to_owned(),
         subject,
         settings: serde_json::json!({ "region": job.region, "settings": settings }),
         inputs: inputs(job.encoder)?,
-        files: Vec::new(),
         summary: report.summary(region.len()),
         software: SOFTWARE.to_owned(),
     })?;

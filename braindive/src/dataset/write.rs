@@ -84,7 +84,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 mod tests {
     use super::super::{Dataset, Region};
     use super::*;
-    use crate::folder::{Draft, Manifest, Opened};
+    use crate::folder::{Draft, Opened, Provenance};
     use std::collections::BTreeMap;
 
     fn parts() -> Parts {
@@ -110,17 +110,15 @@ mod tests {
     fn publish(folder: &Path, parts: &Parts) {
         let Opened::Draft(draft) = Draft::open(folder, "a").unwrap() else { panic!("a fresh folder") };
         write(draft.path(), parts).unwrap();
-        let manifest = Manifest {
-            identity: String::new(),
+        let provenance = Provenance {
             kind: "prepare".to_owned(),
             subject: "subj01".to_owned(),
             settings: serde_json::json!({}),
             inputs: Vec::new(),
-            files: Vec::new(),
             summary: BTreeMap::new(),
             software: "test".to_owned(),
         };
-        draft.publish(manifest).unwrap();
+        draft.publish(provenance).unwrap();
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! the next one finds what was there and goes on.
 
 use super::FolderError;
-use super::manifest::{FileRecord, MANIFEST, Manifest};
+use super::manifest::{FileRecord, MANIFEST, Manifest, Provenance};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -67,12 +67,11 @@ impl Draft {
         &self.partial
     }
 
-    /// Makes the folder: what was written is on disk before it has its name. `manifest` is complete but for identity and
-    /// files.
+    /// Makes the folder: what was written is on disk before it has its name. `provenance` goes into its manifest.
     ///
     /// # Errors
     /// The disk fails.
-    pub fn publish(self, manifest: Manifest) -> Result<Manifest, FolderError> {
+    pub fn publish(self, provenance: Provenance) -> Result<Manifest, FolderError> {
         let failed = |source| FolderError::Write { path: self.partial.clone(), source };
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.partial).map_err(failed)? {
@@ -96,7 +95,7 @@ impl Draft {
             File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
             files.push(FileRecord::of(&path, &name)?);
         }
-        let manifest = Manifest { identity: self.identity.clone(), files, ..manifest };
+        let manifest = Manifest::new(self.identity.clone(), provenance, files);
         let path = self.partial.join(MANIFEST);
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|source| FolderError::Manifest { path: path.clone(), source })?;
@@ -141,14 +140,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn manifest() -> Manifest {
-        Manifest {
-            identity: String::new(),
+    fn provenance() -> Provenance {
+        Provenance {
             kind: "fit".to_owned(),
             subject: "subj01".to_owned(),
             settings: serde_json::json!({}),
             inputs: Vec::new(),
-            files: Vec::new(),
             summary: BTreeMap::new(),
             software: "test".to_owned(),
         }
@@ -169,7 +166,7 @@ mod tests {
         fs::write(made.path().join("weights"), "abc").unwrap();
         fs::write(made.path().join(".scratch"), "abc").unwrap();
         assert!(!out.exists());
-        let published = made.publish(manifest()).unwrap();
+        let published = made.publish(provenance()).unwrap();
         assert_eq!(published.files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["weights"]);
         let names: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
@@ -183,7 +180,7 @@ mod tests {
     fn what_is_finished_is_found_and_never_overwritten() {
         let place = tempfile::tempdir().unwrap();
         let out = place.path().join("out");
-        draft(&out, "a").publish(manifest()).unwrap();
+        draft(&out, "a").publish(provenance()).unwrap();
         assert!(matches!(Draft::open(&out, "a"), Ok(Opened::Done(_))));
         assert!(matches!(Draft::open(&out, "b"), Err(FolderError::Different { .. })));
         let foreign = place.path().join("foreign");

@@ -11,7 +11,19 @@ use std::path::Path;
 /// The manifest's name in its folder; written last.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Provenance of a folder.
+/// What is known of a folder's content before it is published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Provenance {
+    /// As in [`Manifest`], all of them.
+    pub kind: String,
+    pub subject: String,
+    pub settings: serde_json::Value,
+    pub inputs: Vec<FileRecord>,
+    pub summary: BTreeMap<String, f64>,
+    pub software: String,
+}
+
+/// What a folder holds and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// What decided the content: the same text is the same content.
@@ -41,6 +53,11 @@ pub struct FileRecord {
 }
 
 impl Manifest {
+    pub(super) fn new(identity: String, provenance: Provenance, files: Vec<FileRecord>) -> Self {
+        let Provenance { kind, subject, settings, inputs, summary, software } = provenance;
+        Self { identity, kind, subject, settings, inputs, files, summary, software }
+    }
+
     /// Reads the manifest of the finished folder `folder`.
     ///
     /// # Errors

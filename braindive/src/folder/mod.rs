@@ -6,7 +6,7 @@ mod draft;
 mod manifest;
 
 pub use draft::{Draft, Opened};
-pub use manifest::{FileRecord, MANIFEST, Manifest, sha256};
+pub use manifest::{FileRecord, MANIFEST, Manifest, Provenance, sha256};
 
 use std::path::PathBuf;
 

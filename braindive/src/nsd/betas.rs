@@ -5,6 +5,7 @@ use super::chunks;
 use super::layout::BetasFormat;
 use super::{NsdError, TRIALS};
 use crate::folder::FileRecord;
+use crate::layers::Moments;
 use flate2::read::MultiGzDecoder;
 use hdf5_reader::error::ByteOrder;
 use hdf5_reader::messages::{HdfMessage, layout::DataLayout};
@@ -468,9 +469,7 @@ fn hexadecimal(hash: Sha256) -> String {
 /// Makes a voxel's values of one session have mean 0 and standard deviation 1, as the paper's authors do: (x − mean)/(sd + 10⁻⁶), sd over all
 /// trials; a voxel without signal becomes 0.
 pub fn z_score(series: &mut [f32]) {
-    let count = series.len() as f64;
-    let mean = series.iter().map(|&beta| f64::from(beta)).sum::<f64>() / count;
-    let variance = series.iter().map(|&beta| (f64::from(beta) - mean).powi(2)).sum::<f64>() / count;
-    let scale = 1.0 / (variance.sqrt() + 1e-6);
+    let moments = Moments::of(series);
+    let (mean, scale) = (moments.mean, 1.0 / (moments.variance().sqrt() + 1e-6));
     series.iter_mut().for_each(|beta| *beta = ((f64::from(*beta) - mean) * scale) as f32);
 }

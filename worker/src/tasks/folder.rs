@@ -193,6 +193,7 @@ fn picture(manifest: &Manifest, out: &Path) -> Result<Vec<u8>, ShelfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use braindive::folder::{Draft, Opened, Provenance};
     use protocol::job::{ClusterSettings, FitSettings, PrepareSettings};
 
     #[test]
@@ -213,21 +214,17 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let made = |files: &[&str]| {
             let out = place.path().join(files.join("+"));
-            let Ok(braindive::folder::Opened::Draft(draft)) = braindive::folder::Draft::open(&out, "a") else {
-                panic!("nothing is there")
-            };
+            let Ok(Opened::Draft(draft)) = Draft::open(&out, "a") else { panic!("nothing is there") };
             files.iter().for_each(|file| std::fs::write(draft.path().join(file), file).unwrap());
-            let manifest = Manifest {
-                identity: String::new(),
+            let provenance = Provenance {
                 kind: "cluster".to_owned(),
                 subject: "subj01".to_owned(),
                 settings: serde_json::json!({}),
                 inputs: Vec::new(),
-                files: Vec::new(),
                 summary: BTreeMap::new(),
                 software: SOFTWARE.to_owned(),
             };
-            picture(&draft.publish(manifest).unwrap(), &out)
+            picture(&draft.publish(provenance).unwrap(), &out)
         };
         assert_eq!(made(&["clusters.json", "clusters.png"]).unwrap(), b"clusters.png");
         let TaskError::Failed { class, message, .. } =
@@ -256,8 +253,8 @@ mod tests {
     fn a_folder_that_another_process_makes_is_waited_for() {
         let place = tempfile::tempdir().unwrap();
         let out = place.path().join("out");
-        let open = || braindive::folder::Draft::open(&out, "a");
-        let Ok(braindive::folder::Opened::Draft(held)) = open() else { panic!("nothing is there") };
+        let open = || Draft::open(&out, "a");
+        let Ok(Opened::Draft(held)) = open() else { panic!("nothing is there") };
         let mut held = Some(held);
         let control = Control::default();
         let mut tries = 0;

@@ -89,7 +89,7 @@ fn manifest(folder: &MadeFolder) -> Result<Manifest, ShelfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braindive::folder::{Draft, Opened};
+    use braindive::folder::{Draft, Opened, Provenance};
     use protocol::ids::Seed;
     use protocol::job::{ModelFile, Origin};
     use std::collections::BTreeMap;
@@ -120,17 +120,15 @@ mod tests {
         assert!(matches!(check(&input(0)), Err(ShelfError::NotMade { .. })));
         let Ok(Opened::Draft(draft)) = Draft::open(&path, &origin(0).to_string()) else { panic!("nothing is there") };
         fs::write(draft.path().join("head"), "abc").unwrap();
-        let manifest = Manifest {
-            identity: String::new(),
+        let provenance = Provenance {
             kind: "fit".to_owned(),
             subject: "sim01".to_owned(),
             settings: serde_json::json!({}),
             inputs: Vec::new(),
-            files: Vec::new(),
             summary: BTreeMap::new(),
             software: "test".to_owned(),
         };
-        draft.publish(manifest).unwrap();
+        draft.publish(provenance).unwrap();
         assert!(check(&input(0)).is_ok());
         let files = [ModelFile { name: "head".into(), bytes: 3, sha256: sha256(&path.join("head")).unwrap() }];
         let line = format!("{}  head\n", files[0].sha256);

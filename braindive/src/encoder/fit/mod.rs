@@ -24,7 +24,7 @@ use super::Head;
 use super::evaluate::{ALL, Evaluation, VoxelScores, evaluate};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened};
+use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
@@ -117,8 +117,8 @@ pub fn evaluate_head(job: &Job<'_>, head: &Path, report: Report<'_>) -> Result<M
     output::write_scores(draft.path(), &opened.data, &evaluation, &scores)?;
     let settings = serde_json::json!({ "encoder": record.name });
     let found = Found { inputs: vec![record], ..found };
-    let manifest = opened.manifest("evaluate", settings, &found, summary(&evaluation));
-    Ok(draft.publish(manifest)?)
+    let provenance = opened.provenance("evaluate", settings, &found, summary(&evaluation));
+    Ok(draft.publish(provenance)?)
 }
 
 /// The identity of a job by hand: sha256 of what it is asked to do and of the files that it reads.
@@ -242,20 +242,17 @@ impl Open<'_> {
         output::write_scores(draft.path(), &self.data, &evaluation, &scores)?;
         let mut numbers = summary(&evaluation);
         numbers.append(&mut found.summary);
-        Ok(draft.publish(self.manifest(kind, settings, &found, numbers))?)
+        Ok(draft.publish(self.provenance(kind, settings, &found, numbers))?)
     }
 
-    fn manifest(
+    fn provenance(
         &self,
         kind: &str,
         settings: serde_json::Value,
         found: &Found,
         summary: BTreeMap<String, f64>,
-    ) -> Manifest {
-        Manifest {
-            // The draft knows its identity and its files.
-            identity: String::new(),
-            files: Vec::new(),
+    ) -> Provenance {
+        Provenance {
             kind: kind.to_owned(),
             subject: self.data.manifest().subject.clone(),
             settings,

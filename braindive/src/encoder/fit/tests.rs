@@ -65,17 +65,15 @@ impl Place {
         write(draft.path(), parts).unwrap();
         let grid = Grid::new([6, 4, 4], AFFINE).unwrap();
         write_map(&draft.path().join(GRID), &grid, &[1.0; 96]).unwrap();
-        let manifest = Manifest {
-            identity: String::new(),
+        let provenance = Provenance {
             kind: "prepare".to_owned(),
             subject: "subj01".to_owned(),
             settings: serde_json::json!({}),
             inputs: Vec::new(),
-            files: Vec::new(),
             summary: BTreeMap::new(),
             software: "test".to_owned(),
         };
-        draft.publish(manifest).unwrap();
+        draft.publish(provenance).unwrap();
         Self { folder, data }
     }
 

@@ -8,7 +8,7 @@ use super::named::Named;
 use super::npy;
 use crate::encoder::fit::SOFTWARE;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened};
+use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::models::vit::Trunk;
 use crate::models::{Torchvision, VitConfig};
 use crate::nsd::prepare::split;
@@ -101,10 +101,7 @@ impl Folder<'_> {
     }
 
     fn publish<const N: usize>(&self, draft: Draft, summary: [(&str, usize); N]) -> Result<Manifest> {
-        Ok(draft.publish(Manifest {
-            // The draft knows its identity and its files.
-            identity: String::new(),
-            files: Vec::new(),
+        Ok(draft.publish(Provenance {
             kind: "import".to_owned(),
             subject: self.source.subject.clone(),
             settings: self.settings.clone(),

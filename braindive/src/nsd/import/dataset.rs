@@ -12,7 +12,7 @@ pub use super::settings::{RegionFiles, Settings};
 
 use crate::dataset::{self, GRID, Parts, Region, Regions};
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened, sha256};
+use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance, sha256};
 use crate::image::{RgbImage8, png, resize};
 use crate::volume::{Grid, write_labels};
 use checkpoint::{Checkpoint, Dtype};
@@ -68,13 +68,11 @@ pub fn import(settings: &Settings, out: &Path) -> Result<Manifest> {
     let test = parts.test.iter().filter(|&&test| test == 1).count();
     let count = |count: usize| count as f64;
     let summary = [("images", parts.image_ids.len()), ("test_images", test), ("voxels", parts.voxel_ijk.len())];
-    Ok(draft.publish(Manifest {
-        identity: String::new(),
+    Ok(draft.publish(Provenance {
         kind: "import".to_owned(),
         subject: settings.subject.clone(),
         settings: settings.named(),
         inputs,
-        files: Vec::new(),
         summary: summary.map(|(name, number)| (name.to_owned(), count(number))).into(),
         software: concat!("braindive ", env!("CARGO_PKG_VERSION")).to_owned(),
     })?)

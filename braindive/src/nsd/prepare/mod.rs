@@ -19,7 +19,7 @@ pub use settings::Settings;
 
 use super::{NsdError, Subject};
 use crate::dataset::{self, GRID, MONTAGE, Regions};
-use crate::folder::{Draft, Manifest, Opened};
+use crate::folder::{Draft, Manifest, Opened, Provenance};
 use crate::image::{RgbImage8, png};
 use crate::volume::{Montage, write_labels};
 use std::collections::BTreeMap;
@@ -68,17 +68,15 @@ pub fn run(
     let ceiling = plan.grid.scatter(&plan.voxels, &plan.noise_ceiling(), f32::NAN)?;
     let picture = Montage { grid: &plan.grid, anatomy: None }.map(&ceiling, Some([0.0, 100.0]));
     picture.map_err(crate::Error::from).and_then(|picture| draw(&folder.join(MONTAGE), &picture)).map_err(of_disk)?;
-    let manifest = Manifest {
-        identity: String::new(),
+    let provenance = Provenance {
         kind: KIND.to_owned(),
         subject: subject.to_string(),
         settings: serde_json::to_value(settings).unwrap_or_default(),
         inputs,
-        files: Vec::new(),
         summary: summary(&plan),
         software: software.to_owned(),
     };
-    Ok(draft.publish(manifest)?)
+    Ok(draft.publish(provenance)?)
 }
 
 fn draw(path: &Path, picture: &RgbImage8) -> crate::Result<()> {
