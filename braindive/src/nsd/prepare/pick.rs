@@ -19,10 +19,13 @@ use std::slice::Iter;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::UNIX_EPOCH;
 
 /// Trials in which the two forms of the first session are compared.
 const COMPARED: usize = 8;
+/// Sessions that are read at a time; each has its picked voxels in memory, 140 MB of a subject's 45,000.
+const AT_A_TIME: usize = 3;
 /// What the name of a session's record ends in.
 const RECORD: &str = "json";
 
@@ -41,8 +44,8 @@ pub fn path(folder: &Path, session: usize) -> PathBuf {
     folder.join(format!(".session{:02}", session + 1))
 }
 
-/// Picks what no earlier try has picked; gives every session's record, in their order. Two take turns at the disk: while one reads a
-/// session, the other picks, z-scores and keeps the one before it.
+/// Picks what no earlier try has picked; gives every session's record, in their order. Some sessions are read at a time, so that neither
+/// disk nor processors wait for each other, and one core's digest is no limit.
 pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<FileRecord>, NsdError> {
     let voxels = plan.voxels.iter().flatten().flat_map(|&index| (index as u32).to_le_bytes()).collect::<Vec<_>>();
     let (read, steps) = mpsc::channel();
@@ -54,25 +57,29 @@ pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<F
         next: Mutex::new(plan.sessions.iter().enumerate()),
         stop: AtomicBool::new(false),
     };
-    let ends = std::thread::scope(|scope| {
-        let pickers = [read.clone(), read].map(|read| scope.spawn(|| turns.take(read)));
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let pickers = vec![read; AT_A_TIME].into_iter().map(|read| scope.spawn(|| turns.take(read)));
+        let pickers: Vec<_> = pickers.collect();
         for bytes in steps {
             if work.step(bytes).is_break() {
                 turns.stop.store(true, Ordering::Relaxed);
             }
         }
-        pickers.map(|picker| picker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let end =
+            |picker: ScopedJoinHandle<'_, _>| picker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        pickers.into_iter().map(end).collect()
     });
-    // Who was told to stop because the other failed has nothing to say.
-    let [first, second] = match ends {
-        [Err(NsdError::Stopped), Err(other)] | [Err(other), _] | [_, Err(other)] => return Err(other),
-        [Ok(first), Ok(second)] => [first, second],
-    };
-    let records: BTreeMap<usize, FileRecord> = first.into_iter().chain(second).collect();
-    match work.step(0) {
-        ControlFlow::Continue(()) => Ok(records.into_values().collect()),
-        ControlFlow::Break(()) => Err(NsdError::Stopped),
+    let mut records = BTreeMap::new();
+    let mut stopped = work.step(0).is_break();
+    for end in ends {
+        match end {
+            Ok(made) => records.extend(made),
+            // Perhaps because another failed, which then says why.
+            Err(NsdError::Stopped) => stopped = true,
+            Err(error) => return Err(error),
+        }
     }
+    if stopped { Err(NsdError::Stopped) } else { Ok(records.into_values().collect()) }
 }
 
 /// Those who pick, and what they share.
@@ -82,7 +89,7 @@ struct Turns<'a> {
     pick: Pick,
     /// sha256 of the set.
     voxels: String,
-    /// The sessions that nobody has taken; who holds it reads.
+    /// The sessions that nobody has taken.
     next: Mutex<Enumerate<Iter<'a, Session>>>,
     stop: AtomicBool,
 }
@@ -103,8 +110,8 @@ impl Turns<'_> {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        let mut turn = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((at, session)) = turn.next() else { return Ok(None) };
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some((at, session)) = next else { return Ok(None) };
         let (bytes, modified) = stamp(session)?;
         let name = self.plan.layout.name(&session.path);
         let place = path(self.folder, at);
@@ -115,7 +122,6 @@ impl Turns<'_> {
             };
         }
         let (picked, source) = session.pass(&self.pick, name, &mut watch)?;
-        drop(turn);
         let mut series = session.pick(&self.pick, picked)?;
         if stamp(session)? != (bytes, modified) {
             return Err(NsdError::Unexpected {
