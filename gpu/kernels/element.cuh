@@ -1,0 +1,50 @@
+// The element type T of this compilation, and the words in which a kernel is written.
+//
+// On a device they are CUDA's own. With EMULATION the same source is C++ for the host; see emulation/device.hpp.
+//
+//     KERNEL double_all(T *x, int n) { ... }
+//     EXPORT(double_all)
+
+#pragma once
+
+#ifdef EMULATION
+#include "emulation/device.hpp"
+#define KERNEL static void
+#else
+#include <cuda_fp16.h>
+#define KERNEL extern "C" __global__ void
+#define EXPORT(name)
+// A block's shared memory beyond what the kernel declares, as many bytes as the launch says.
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
+// Brain floating point: the upper half of a float. Our own, since NVIDIA's has no arithmetic below sm_80.
+struct bf16 {
+    unsigned short bits;
+};
+
+// Exact.
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
+__device__ __forceinline__ bf16 to_bf16(float x) {
+    const unsigned bits = __float_as_uint(x);
+    // A NaN stays one: rounding could carry its mantissa into an infinity.
+    if (x != x) return {(unsigned short)(bits >> 16 | 0x40)};
+    return {(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+// from_float rounds to the nearest, ties to even.
+#if defined(ELEMENT_F32)
+typedef float T;
+__device__ __forceinline__ T from_float(float x) { return x; }
+#elif defined(ELEMENT_F16)
+typedef __half T;
+__device__ __forceinline__ T from_float(float x) { return __float2half_rn(x); }
+#elif defined(ELEMENT_BF16)
+typedef bf16 T;
+__device__ __forceinline__ T from_float(float x) { return to_bf16(x); }
+#else
+#error "ELEMENT_F32, ELEMENT_F16 or ELEMENT_BF16 names the element type"
+#endif

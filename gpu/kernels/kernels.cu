@@ -1,0 +1,5 @@
+// Every kernel, for one element type: compiled once each with ELEMENT_F32, ELEMENT_F16 and ELEMENT_BF16.
+
+#include "element.cuh"
+
+#include "fill.cuh"
