@@ -1,0 +1,88 @@
+//! Compiles the kernels to PTX for the feature `ptx`. A build without features runs nothing.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs, io};
+
+/// The element types that every kernel is compiled for, as `Element` names them.
+const ELEMENTS: [&str; 3] = ["F32", "F16", "BF16"];
+
+/// PTX for the oldest cards that are served runs on every newer one: the driver translates it.
+const ARCHITECTURE: &str = "compute_70";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_PTX").is_some() {
+        compile(&PathBuf::from(env::var("OUT_DIR")?))?;
+    }
+    Ok(())
+}
+
+/// Compiles `kernels/*.cu`, together as one unit and once per element type, into `OUT_DIR/<element>.ptx`.
+fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "NVCC_CCBIN"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    let kernels = env::current_dir()?.join("kernels");
+    let nvcc = nvcc()?;
+    let (major, minor) = release(&nvcc)?;
+    println!("cargo::rustc-env=GPU_CUDA_MAJOR={major}");
+    println!("cargo::rustc-env=GPU_CUDA_MINOR={minor}");
+
+    let unit = out.join("kernels.cu");
+    let mut sources: Vec<PathBuf> = match fs::read_dir(&kernels) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    sources.retain(|path| path.extension() == Some(OsStr::new("cu")));
+    sources.sort();
+    fs::write(&unit, sources.iter().map(|path| format!("#include \"{}\"\n", path.display())).collect::<String>())?;
+
+    for element in ELEMENTS {
+        let ptx = out.join(format!("{}.ptx", element.to_lowercase()));
+        let mut command = Command::new(&nvcc);
+        command.args(["--ptx", "-std=c++17", "-O3", "-arch", ARCHITECTURE]);
+        command.arg(format!("-DELEMENT_{element}")).arg("-I").arg(&kernels);
+        if let Some(compiler) = env::var_os("NVCC_CCBIN") {
+            command.arg("-allow-unsupported-compiler").arg("-ccbin").arg(compiler);
+        }
+        let output = command.arg("-o").arg(&ptx).arg(&unit).output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{} failed for ELEMENT_{element}:\n{said}", nvcc.display()).into());
+        }
+    }
+    Ok(())
+}
+
+/// Where the build of candle's kernels finds it, too: `NVCC`, `PATH`, `CUDA_HOME`, `CUDA_PATH`, the usual folders.
+fn nvcc() -> Result<PathBuf, String> {
+    let named = env::var_os("NVCC").map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let usual = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(PathBuf::from);
+    let under = homes.chain(usual).map(|folder| folder.join("bin/nvcc"));
+    let mut places = named.into_iter().chain(on_path).chain(under);
+    places.find(|place| place.is_file()).ok_or_else(|| {
+        "nvcc was not found in NVCC, PATH, CUDA_HOME or CUDA_PATH, and the feature `cuda` compiles kernels with it: \
+         load your cluster's module (`module load cuda/12.4`) or build without `--features cuda`"
+            .to_owned()
+    })
+}
+
+/// The release of CUDA that the compiler belongs to, which its PTX needs of a driver.
+fn release(nvcc: &Path) -> Result<(u32, u32), String> {
+    let output = Command::new(nvcc).arg("--version").output();
+    let output = output.map_err(|error| format!("{} does not start: {error}", nvcc.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let number = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let parts = number.and_then(|number| number.trim().split_once('.'));
+    parts
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| format!("{} --version names no release of CUDA: {said}", nvcc.display()))
+}

@@ -1,0 +1,126 @@
+//! A shared library of NVIDIA's, by the names that it goes by.
+
+use super::LibraryError;
+use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fmt};
+
+/// A library that a program with the feature `cuda` needs of a node; cuDNN it only prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Library {
+    Driver,
+    CuBlasLt,
+    CuBlas,
+    CuRand,
+    Nvrtc,
+    Cudnn,
+}
+
+impl Library {
+    /// File names, the one that suits best first.
+    pub fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Driver => &["libcuda.so.1", "libcuda.so"],
+            Self::CuBlasLt => &["libcublasLt.so.12", "libcublasLt.so.13", "libcublasLt.so", "libcublasLt.so.11"],
+            Self::CuBlas => &["libcublas.so.12", "libcublas.so.13", "libcublas.so", "libcublas.so.11"],
+            Self::CuRand => &["libcurand.so.10", "libcurand.so"],
+            Self::Nvrtc => &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so", "libnvrtc.so.11.2"],
+            Self::Cudnn => &["libcudnn.so.9", "libcudnn.so", "libcudnn.so.8"],
+        }
+    }
+
+    /// The package of PyPI that brings it.
+    pub fn wheel(self) -> &'static str {
+        match self {
+            Self::Driver => "",
+            Self::CuBlasLt | Self::CuBlas => "nvidia-cublas-cu12",
+            Self::CuRand => "nvidia-curand-cu12",
+            Self::Nvrtc => "nvidia-cuda-nvrtc-cu12",
+            Self::Cudnn => "nvidia-cudnn-cu12",
+        }
+    }
+
+    /// Where that package has it, under `site-packages`.
+    pub fn wheel_folder(self) -> &'static str {
+        match self {
+            Self::Driver => "",
+            Self::CuBlasLt | Self::CuBlas => "nvidia/cublas/lib",
+            Self::CuRand => "nvidia/curand/lib",
+            Self::Nvrtc => "nvidia/cuda_nvrtc/lib",
+            Self::Cudnn => "nvidia/cudnn/lib",
+        }
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Driver => "the NVIDIA driver",
+            Self::CuBlasLt => "cuBLASLt",
+            Self::CuBlas => "cuBLAS",
+            Self::CuRand => "cuRAND",
+            Self::Nvrtc => "NVRTC",
+            Self::Cudnn => "cuDNN",
+        })
+    }
+}
+
+/// A library that was found and opened.
+#[derive(Debug)]
+pub struct LibraryFile {
+    library: Library,
+    /// As the dynamic linker was asked for it: a name, or a path in a toolkit's folder.
+    name: PathBuf,
+    handle: Handle,
+}
+
+impl LibraryFile {
+    /// Opens the first that there is: where the dynamic linker looks (LD_LIBRARY_PATH, its cache), then in the toolkit's folder.
+    pub(super) fn open(library: Library) -> Result<Self, LibraryError> {
+        let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+        let toolkits: Vec<PathBuf> = match library {
+            Library::Driver => Vec::new(),
+            _ => homes.chain(["/usr/local/cuda".into()]).map(|home| home.join("lib64")).collect(),
+        };
+        let names = library.names().iter().map(PathBuf::from);
+        let under = toolkits.iter().flat_map(|folder| library.names().iter().map(move |name| folder.join(name)));
+        let mut broken = None;
+        for name in names.chain(under.filter(|path| path.exists())) {
+            // SAFETY: opening runs the initialisers of a library of NVIDIA's, which ask nothing of the process.
+            match unsafe { Handle::open(Some(&name), RTLD_NOW | RTLD_LOCAL) } {
+                Ok(handle) => return Ok(Self { library, name, handle }),
+                Err(error) => {
+                    let reason = error.source().map_or_else(|| error.to_string(), |said| said.to_string());
+                    let absent = reason.starts_with(&format!("{}: cannot open shared object file", name.display()));
+                    broken = broken.or_else(|| (!absent).then_some((name, reason)));
+                }
+            }
+        }
+        Err(match (broken, library) {
+            (Some((name, reason)), _) => LibraryError::Broken { library, file: name.display().to_string(), reason },
+            (None, Library::Driver) => LibraryError::NoDriver,
+            (None, _) => LibraryError::Missing { library },
+        })
+    }
+
+    pub fn library(&self) -> Library {
+        self.library
+    }
+
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// A function that the library must have.
+    ///
+    /// # Safety
+    ///
+    /// `F` must be a function's pointer, of the type that the library's header declares.
+    pub(super) unsafe fn function<F: Copy>(&self, symbol: &'static str) -> Result<F, LibraryError> {
+        // SAFETY: the caller knows the type.
+        let found = unsafe { self.handle.get::<F>(symbol) };
+        let file = self.name.display().to_string();
+        found.map(|function| *function).map_err(|_| LibraryError::Symbol { library: self.library, file, symbol })
+    }
+}
