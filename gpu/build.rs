@@ -1,4 +1,8 @@
-//! Compiles the kernels to PTX for the feature `ptx`. A build without features runs nothing.
+//! Compiles the kernels to PTX for the feature `ptx`, and for the host for `emulation`. A build without features runs nothing.
+
+#[cfg(feature = "emulation")]
+#[path = "build/emulation.rs"]
+mod emulation;
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -17,6 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_PTX").is_some() {
         compile(&PathBuf::from(env::var("OUT_DIR")?))?;
     }
+    #[cfg(feature = "emulation")]
+    emulation::compile(&ELEMENTS)?;
     Ok(())
 }
 
