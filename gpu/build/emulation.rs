@@ -16,7 +16,7 @@ pub fn compile(elements: &[&str]) -> Result<(), cc::Error> {
 }
 
 /// Optimised whatever the profile, for a kernel has as many threads as a tensor has elements. Products and sums are rounded
-/// one by one.
+/// one by one, and memory is read as whatever type, as on a device.
 fn compiler() -> cc::Build {
     let mut compiler = cc::Build::new();
     compiler
@@ -25,6 +25,7 @@ fn compiler() -> cc::Build {
         .define("EMULATION", None)
         .opt_level(2)
         .flag("-ffp-contract=off")
+        .flag("-fno-strict-aliasing")
         .flag("-fno-exceptions")
         .flag("-U_FORTIFY_SOURCE")
         .flag_if_supported("-Wno-unknown-pragmas")

@@ -200,3 +200,25 @@ fn many_blocks_fill_a_tensor_of_any_length() {
         assert!(y[..n].iter().all(|&y| y == f16::from_f32(1.5)) && y[n..].iter().all(|y| y.is_nan()));
     }
 }
+
+#[test]
+fn a_warp_multiplies_matrices_that_are_aligned() {
+    #[repr(align(32))]
+    struct Matrix<T>([T; 512]);
+    let numbers = |step: usize| Matrix(std::array::from_fn(|i| f16::from_f32((i * step % 17) as f32 - 8.0)));
+    let (a, b, mut y) = (numbers(5), numbers(7), Matrix([f32::NAN; 512]));
+    let mut product = |offset| {
+        let arguments = [output(&mut y.0), input(&a.0), input(&b.0), Argument::Int(offset)];
+        unsafe { launch(Element::F16, "probe_product", grid(1, 32), &arguments) }?;
+        Ok(y.0)
+    };
+    for offset in [0, 16] {
+        let y: [f32; 512] = product(offset as i32).unwrap();
+        for (i, y) in y[..256].iter().enumerate() {
+            let (row, column) = (&a.0[offset + i / 16 * 16..][..16], &b.0[i % 16 * 16..][..16]);
+            assert_eq!(*y, row.iter().zip(column).map(|(a, b)| a.to_f32() * b.to_f32()).sum::<f32>());
+        }
+    }
+    let error: EmulationError = product(8).unwrap_err();
+    assert!(error.to_string().contains("a matrix that is not aligned to 32 bytes at fragment.cuh:"), "{error}");
+}

@@ -1,4 +1,6 @@
-// Kernels for the tests of the emulation: what is right with all that it offers, and one each of what it refuses.
+// Kernels for the tests of the emulation: some that use what it offers, and one each for what it refuses.
+
+#include "../fragment.cuh"
 
 // y[i] ← the sum of x over i's warp, i's block and its lane's mirror image, which a kernel can only have from the others.
 KERNEL probe_exchange(float *y, const float *x) {
@@ -85,3 +87,18 @@ EXPORT(probe_two_barriers)
 
 KERNEL probe_some_lanes(float *) { __shfl_xor_sync(0xffff, 0, 1); }
 EXPORT(probe_some_lanes)
+
+#ifdef HAS_FRAGMENTS
+// y ← a bᵀ, of 16×16, where `a` begins `offset` elements late.
+KERNEL probe_product(float *y, const T *a, const T *b, int offset) {
+    fragment::Left left;
+    fragment::RightTransposed right;
+    fragment::Sum sum;
+    fragment::load(left, a + offset, 16);
+    fragment::load(right, b, 16);
+    fragment::wmma::fill_fragment(sum, 0.0f);
+    fragment::wmma::mma_sync(sum, left, right, sum);
+    fragment::wmma::store_matrix_sync(y, sum, 16, fragment::wmma::mem_row_major);
+}
+EXPORT(probe_product)
+#endif
