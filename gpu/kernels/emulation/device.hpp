@@ -160,6 +160,7 @@ template <class... P, void (*function)(P...)> struct Export<function> {
 #define EXPORT(name) static emulation::Export<name> export_##name(#name);
 #define TEXT_OF(x) #x
 #define TEXT(x) TEXT_OF(x)
+// Not in templates: there GCC forgets the section, and the memory begins as what was left in it.
 #define __shared__ static __attribute__((section("shared_" TEXT(ELEMENT_NAME))))
 #define DYNAMIC_SHARED(type, name) type *const name = static_cast<type *>(emulation::dynamic_shared())
 
