@@ -14,6 +14,7 @@ use crate::dataset::{self, GRID, Parts, Region, Regions};
 use crate::error::{Error, Result};
 use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance, sha256};
 use crate::image::{RgbImage8, png, resize};
+use crate::nsd::prepare::ceiling::noise_ceiling;
 use crate::volume::{Grid, write_labels};
 use checkpoint::{Checkpoint, Dtype};
 use std::collections::BTreeMap;
@@ -107,8 +108,7 @@ impl Settings {
             Some(path) => self.per_voxel(path, voxels)?,
             None => vec![f32::NAN; voxels],
         };
-        let n = f32::from(self.repeats.max(1));
-        let ceiling = |ncsnr: &f32| 100.0 * ncsnr * ncsnr / (ncsnr * ncsnr + 1.0 / n);
+        let ceiling = |ncsnr: &f32| noise_ceiling(*ncsnr, [self.repeats.max(1)].into_iter());
         let parts = Parts {
             images: pixels.images.iter().flat_map(|image| image.pixels().iter().copied()).collect(),
             side: self.image_size,

@@ -5,7 +5,7 @@
 //! its picked voxels in the draft, so that a later try goes on behind the last one; then they are averaged and the images resized.
 
 mod average;
-mod ceiling;
+pub(crate) mod ceiling;
 mod parcels;
 mod pick;
 mod pictures;
