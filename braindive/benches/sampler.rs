@@ -62,8 +62,8 @@ fn main() {
 
     let mut report = Report { wanted: Wanted::from_arguments(), parts: Map::new() };
     let step = |item: &Item| {
-        let items = std::slice::from_ref(item);
-        predict(&diffusion, &encoder.backbone, &parameters, items, latents, level).unwrap()
+        let batch = diffusion.batch(std::slice::from_ref(item)).unwrap();
+        predict(&diffusion, &encoder.backbone, &parameters, &batch, latents, level).unwrap()
     };
     report.measure("guided step", || step(&item));
     let unguided = Item { gamma: 0.0, ..item.clone() };

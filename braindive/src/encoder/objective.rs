@@ -118,6 +118,11 @@ impl Target {
         self.direction.iter().zip(features).map(|(d, f)| d * f).sum::<f64>() + self.offset
     }
 
+    /// The value at features of zero.
+    pub fn offset(&self) -> f64 {
+        self.offset
+    }
+
     /// The gradient of [`Target::activation`], the same for all features: K elements.
     pub fn direction(&self) -> &[f64] {
         &self.direction

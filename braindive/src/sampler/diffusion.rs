@@ -2,6 +2,7 @@
 
 use super::guidance::unit_range;
 use super::schedule::{NoiseLevel, NoiseSchedule};
+use super::{Batch, Item};
 use crate::error::{Error, Result};
 use crate::gradient::{Keep, Tracked};
 use crate::models::unet::{MidAttention, UNet};
@@ -41,6 +42,14 @@ impl Diffusion {
     /// The precision of latents and images.
     pub fn state_dtype(&self) -> DType {
         if self.dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// Images that go through these networks together.
+    ///
+    /// # Errors
+    /// Two targets have different numbers of features, or prompts different shapes.
+    pub fn batch(&self, items: &[Item]) -> candle_core::Result<Batch> {
+        Batch::new(items, self.state_dtype(), &self.device)
     }
 
     /// The latents' shape [1, channels, height, width] for an image of `width` × `height` pixels.

@@ -2,12 +2,12 @@
 //! encoder, decoder and noise predictor.
 
 use super::schedule::NoiseLevel;
-use super::{Diffusion, Item, Memory};
+use super::{Batch, Diffusion, Memory};
 use crate::encoder::encode;
 use crate::gradient::{Tracked, gradients};
 use crate::layers::clamp_unit;
 use crate::models::vit::VisionTransformer;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// What one step of brain guidance computed for a batch.
 #[derive(Debug, Clone)]
@@ -24,8 +24,8 @@ pub struct BrainGuidance {
     pub clip_features: Tensor,
     /// [batch, K]; what the head reads.
     pub features: Tensor,
-    /// Every image's objective, z-scored beta units.
-    pub activation: Vec<f64>,
+    /// Every image's objective, z-scored beta units, f64: [batch].
+    pub activation: Tensor,
     /// ∇ γ·activation with respect to the latents: [batch, 4, h, w].
     pub grad_latents: Tensor,
 }
@@ -41,7 +41,7 @@ pub struct BrainGuidance {
 pub fn brain_guidance(
     diffusion: &Diffusion,
     backbone: &VisionTransformer,
-    items: &[Item],
+    batch: &Batch,
     latents: &Tracked,
     noise_pred: Tracked,
     level: NoiseLevel,
@@ -58,9 +58,8 @@ pub fn brain_guidance(
     let encoding = encode(backbone, &unit_range(&decoded)?)?;
     drop(decoded);
     let features = encoding.features.value().clone();
-    let activation = activations(items, &features)?;
-    let cotangent = cotangent(items, &features)?;
-    let grad_latents = gradients(encoding.features, cotangent)?.reach(latents)?;
+    let activation = batch.activation(&features)?;
+    let grad_latents = gradients(encoding.features, batch.cotangent().clone())?.reach(latents)?;
     Ok(BrainGuidance {
         pred_x0,
         blended: blended_value,
@@ -76,17 +75,4 @@ pub fn brain_guidance(
 /// The decoder's −1..1 as an image in 0..1.
 pub(super) fn unit_range(decoded: &Tracked) -> Result<Tracked> {
     clamp_unit(&decoded.affine(0.5, 0.5)?)
-}
-
-fn activations(items: &[Item], features: &Tensor) -> Result<Vec<f64>> {
-    let features = features.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-    Ok(items.iter().zip(features).map(|(item, features)| item.target.activation(&features)).collect())
-}
-
-/// ∂(Σ γ·activation)/∂features: row i is γ_i times the direction of target i.
-fn cotangent(items: &[Item], features: &Tensor) -> Result<Tensor> {
-    let row = |item: &Item| item.target.direction().iter().map(|d| item.gamma * d).collect::<Vec<f64>>();
-    let rows: Vec<f64> = items.iter().flat_map(row).collect();
-    let rows = Tensor::from_vec(rows, features.shape(), &Device::Cpu)?;
-    rows.to_dtype(features.dtype())?.to_device(features.device())
 }

@@ -1,5 +1,6 @@
 //! Guided sampling (Luo et al. 2023, section 3.3): schedule, solver, self-attention guidance, brain guidance, noise.
 
+mod batch;
 pub mod ddim;
 mod diffusion;
 pub mod dpm_solver;
@@ -13,7 +14,9 @@ pub mod schedule;
 pub mod solver;
 pub mod start;
 pub mod trace;
+mod watch;
 
+pub use batch::Batch;
 pub use diffusion::Diffusion;
 pub use memory::{Footprint, Memory};
 pub use parameters::{Gradient, Item, Parameters, TextGuidance};
@@ -22,11 +25,12 @@ use crate::error::{Error, Result};
 use crate::gradient::Tracked;
 use crate::models::unet::MidAttention;
 use crate::models::vit::VisionTransformer;
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 use guidance::{BrainGuidance, brain_guidance};
 use sag::{SelfAttentionGuidance, self_attention_guidance};
 use schedule::NoiseLevel;
 use std::ops::ControlFlow;
+use watch::Watch;
 
 /// A finished sample.
 #[derive(Debug, Clone)]
@@ -80,26 +84,24 @@ pub fn sample(
     let timesteps = diffusion.schedule.timesteps(steps)?;
     let alpha_bars = diffusion.schedule.alpha_bars(steps, final_sigma)?;
     let mut solver = parameters.solver.solver(&alpha_bars, final_sigma, first_step);
+    let batch = diffusion.batch(items)?;
     // Outside the guidance interval γ is 0.
-    let unguided: Vec<Item> = items.iter().map(|item| Item { gamma: 0.0, ..item.clone() }).collect();
+    let unguided = batch.unguided();
     let initial: Vec<&Tensor> = items.iter().map(|item| &item.initial_latents).collect();
     let mut latents = Tensor::cat(&initial, 0)?.to_dtype(diffusion.state_dtype())?;
-    let mut failed = vec![None; items.len()];
+    let mut watch = Watch::new(items.len());
     for (index, &timestep) in timesteps.iter().enumerate().skip(first_step) {
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
-        let items = if parameters.is_guided(index) { items } else { &unguided };
-        let predicted = predict(diffusion, backbone, parameters, items, &latents, level)?;
+        let batch = if parameters.is_guided(index) { &batch } else { &unguided };
+        let predicted = predict(diffusion, backbone, parameters, batch, &latents, level)?;
         let noise_pred_final = predicted.guided(parameters, level)?;
         let Predicted { noise_pred, null_pred, attention, sag, guidance } = predicted;
         let solved = solver.step(index, &noise_pred_final, &latents)?;
-        note_failures(&mut failed, index, "latents", &finite_rows(&solved.latents)?);
+        watch.note(index, "latents", &solved.latents)?;
         if let Some(guidance) = &guidance {
-            let finite: Vec<bool> = guidance.activation.iter().map(|value| value.is_finite()).collect();
-            note_failures(&mut failed, index, "the predicted activation", &finite);
+            watch.note(index, "the predicted activation", &guidance.activation)?;
         }
-        if let Some(&Some((step, what))) = failed.iter().min().filter(|first| first.is_some()) {
-            return Err(Error::NonFinite { step, what });
-        }
+        watch.look(index)?;
         let step = Step {
             index,
             steps,
@@ -119,12 +121,12 @@ pub fn sample(
         }
         latents = solved.latents;
     }
-    let samples = failed.into_iter().enumerate().map(|(i, mut failed)| {
+    watch.settle()?;
+    let samples = (0..items.len()).map(|i| {
         // One image at a time: nothing is guided any more, and decoding is what takes most memory.
         let latents = latents.narrow(0, i, 1)?.contiguous()?;
         let image = diffusion.decode(&latents)?;
-        note_failures(std::slice::from_mut(&mut failed), steps - 1, "the decoded image", &finite_rows(&image)?);
-        Ok(match failed {
+        Ok(match watch.judge(i, steps - 1, &image)? {
             Some((step, what)) => Err(Error::NonFinite { step, what }),
             None => Ok(Sample { image, latents }),
         })
@@ -169,14 +171,12 @@ pub fn predict(
     diffusion: &Diffusion,
     backbone: &VisionTransformer,
     parameters: &Parameters,
-    items: &[Item],
+    batch: &Batch,
     latents: &Tensor,
     level: NoiseLevel,
 ) -> candle_core::Result<Predicted> {
     let Parameters { sag_scale, ref text_guidance, gradient, memory, .. } = *parameters;
-    let prompts: Vec<&Tensor> = items.iter().map(|item| &item.prompt_embeds).collect();
-    let prompt_embeds = &Tensor::cat(&prompts, 0)?;
-    let guided = items.iter().any(|item| item.gamma != 0.0);
+    let (prompt_embeds, guided) = (&batch.prompt_embeds, batch.is_guided);
     let constant = Tracked::from(latents);
     let input = if guided { Tracked::input(latents.clone()) } else { constant.clone() };
     let unet_input = if gradient == Gradient::Full { &input } else { &constant };
@@ -185,7 +185,7 @@ pub fn predict(
     let (prediction, attention) =
         diffusion.predict_noise(unet_input, level, prompt_embeds, memory.unet, takes_attention)?;
     let noise_pred = prediction.value().clone();
-    let guidance = guided.then(|| brain_guidance(diffusion, backbone, items, &input, prediction, level, memory));
+    let guidance = guided.then(|| brain_guidance(diffusion, backbone, batch, &input, prediction, level, memory));
     let guidance = guidance.transpose()?;
     // The branch that self-attention guidance degrades.
     let (plain, attention, plain_embeds) = match text_guidance {
@@ -201,20 +201,4 @@ pub fn predict(
     });
     let null_pred = text_guidance.is_some().then_some(plain);
     Ok(Predicted { sag: sag.transpose()?, noise_pred, null_pred, attention, guidance })
-}
-
-/// The step in which an image first held a number that is not finite, and where.
-type Failure = Option<(usize, &'static str)>;
-
-fn note_failures(failed: &mut [Failure], step: usize, what: &'static str, finite: &[bool]) {
-    for (failed, _) in failed.iter_mut().zip(finite).filter(|(failed, finite)| failed.is_none() && !**finite) {
-        *failed = Some((step, what));
-    }
-}
-
-/// Which images of `tensor` [batch, ...] hold finite numbers only.
-fn finite_rows(tensor: &Tensor) -> Result<Vec<bool>> {
-    // A sum is finite only if all terms are; f64 holds the sum of any f32s.
-    let sums = tensor.to_dtype(DType::F64)?.flatten_from(1)?.sum(D::Minus1)?.to_vec1::<f64>()?;
-    Ok(sums.into_iter().map(f64::is_finite).collect())
 }

@@ -67,7 +67,7 @@ impl Trace {
             self.push("grad_latents", &guidance.grad_latents)?;
             self.push("clip_features", &guidance.clip_features.squeeze(0)?)?;
             self.push("voxels", &encoder.head.predict(&guidance.features)?.squeeze(0)?)?;
-            self.push("mean_activation", &single(guidance.activation.iter().sum())?)?;
+            self.push("mean_activation", &guidance.activation.sum_keepdim(0)?.to_dtype(guidance.pred_x0.dtype())?)?;
             let raw = guidance.decoded_raw.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
             let margin = raw.iter().map(|value| (value.abs() - 1.0).abs()).fold(f64::INFINITY, f64::min);
             self.push("clamp_margin", &single(margin)?)?;

@@ -68,7 +68,8 @@ fn what_the_networks_keep_does_not_change_the_gradient() {
     let mut gradient = |unet, vae| {
         case.parameters.memory = Memory { unet, vae };
         let backbone = &case.encoder.backbone;
-        let predicted = predict(&case.diffusion, backbone, &case.parameters, &items, &latents, level).unwrap();
+        let batch = case.diffusion.batch(&items).unwrap();
+        let predicted = predict(&case.diffusion, backbone, &case.parameters, &batch, &latents, level).unwrap();
         predicted.guidance.unwrap().grad_latents
     };
     let everything = gradient(Keep::Activations, Keep::Activations);

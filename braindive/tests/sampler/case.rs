@@ -97,8 +97,8 @@ impl Case {
 
     /// The prediction for the case's image alone.
     pub fn predict(&self, latents: &Tensor, level: NoiseLevel) -> Predicted {
-        let items = std::slice::from_ref(&self.item);
-        predict(&self.diffusion, &self.encoder.backbone, &self.parameters, items, latents, level).unwrap()
+        let batch = self.diffusion.batch(std::slice::from_ref(&self.item)).unwrap();
+        predict(&self.diffusion, &self.encoder.backbone, &self.parameters, &batch, latents, level).unwrap()
     }
 
     /// Row `i` of a golden tensor that is stacked over steps.

@@ -74,7 +74,7 @@ fn the_gradient_through_unet_decoder_and_encoder_equals_finite_differences() {
         let step = 1e-6;
         let value = |sign: f64| {
             let moved = (&latents + (&direction * (sign * step)).unwrap()).unwrap();
-            case.meta.gamma * guidance(&moved, level).activation[0]
+            case.meta.gamma * guidance(&moved, level).activation.to_vec1::<f64>().unwrap()[0]
         };
         let measured = (value(1.0) - value(-1.0)) / (2.0 * step);
         assert!((exact - measured).abs() < 1e-5 * measured.abs(), "step {i}: {exact} {measured}");

@@ -36,7 +36,10 @@ fn assert_every_step(name: &str) {
             close("clip_features", &guidance.clip_features, 5e-5);
             close("grad_latents", &guidance.grad_latents, 2e-4);
             let activation = case.golden_step("mean_activation", i).to_vec1::<f32>().unwrap()[0];
-            assert!((guidance.activation[0] - f64::from(activation)).abs() < 5e-6, "{name}, step {i}");
+            assert!(
+                (guidance.activation.to_vec1::<f64>().unwrap()[0] - f64::from(activation)).abs() < 5e-6,
+                "{name}, step {i}"
+            );
         }
         let mut solver = DpmSolver::new(&alpha_bars, parameters.final_sigma);
         if i > 0 {

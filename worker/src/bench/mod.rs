@@ -230,8 +230,9 @@ impl Parts<'_> {
         };
         let items: Vec<Item> = noise.iter().map(item).collect();
         let parameters = Parameters { steps: STEPS_PER_IMAGE, sag_scale: SAG_SCALE, memory, ..Parameters::default() };
+        let batch = diffusion.batch(&items)?;
         self.part(STEP, || {
-            predict(diffusion, backbone, &parameters, &items, &latents, level)?;
+            predict(diffusion, backbone, &parameters, &batch, &latents, level)?;
             Ok(())
         })
     }

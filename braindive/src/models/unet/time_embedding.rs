@@ -5,7 +5,8 @@ use crate::error;
 use crate::layers::{Activation, Linear};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 
 /// Keys: linear_1, linear_2.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct TimeEmbedding {
     given: BTreeMap<usize, Vec<f32>>,
     linear_1: Linear,
     linear_2: Linear,
+    /// Embeddings that were computed before: every run asks for the same few.
+    known: Mutex<HashMap<usize, Tensor>>,
 }
 
 impl TimeEmbedding {
@@ -35,6 +38,7 @@ impl TimeEmbedding {
             given: BTreeMap::new(),
             linear_1: Linear::load(sinusoids, width, &weights.at("linear_1"))?,
             linear_2: Linear::load(width, width, &weights.at("linear_2"))?,
+            known: Mutex::default(),
         })
     }
 
@@ -45,6 +49,7 @@ impl TimeEmbedding {
     pub fn give_sinusoids(&mut self, timestep: usize, sinusoids: Vec<f32>) {
         assert_eq!(sinusoids.len(), self.sinusoids, "sinusoids of a timestep");
         self.given.insert(timestep, sinusoids);
+        self.known.get_mut().unwrap_or_else(PoisonError::into_inner).remove(&timestep);
     }
 
     /// The embedding of `timestep` behind its SiLU, as every residual block takes it: [1, width].
@@ -52,6 +57,16 @@ impl TimeEmbedding {
     /// # Errors
     /// The device cannot compute it.
     pub fn forward(&self, timestep: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(embedding) = known().get(&timestep) {
+            return embedding.to_dtype(dtype);
+        }
+        let embedding = self.embed(timestep, dtype, device)?;
+        known().insert(timestep, embedding.clone());
+        Ok(embedding)
+    }
+
+    fn embed(&self, timestep: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let sinusoids = self.given.get(&timestep).cloned().unwrap_or_else(|| self.sinusoids(timestep));
         let x = Tensor::from_vec(sinusoids, (1, self.sinusoids), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
         let hidden = Activation::Silu.forward(&self.linear_1.forward(&x.into())?)?;
