@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod dataset;
+pub mod device;
 pub mod encoder;
 pub mod error;
 pub mod folder;

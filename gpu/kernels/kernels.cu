@@ -4,3 +4,9 @@
 
 #include "attention.cuh"
 #include "fill.cuh"
+#include "norm.cuh"
+#include "patches.cuh"
+#include "pointwise.cuh"
+#include "resample.cuh"
+#include "softmax.cuh"
+#include "transpose.cuh"

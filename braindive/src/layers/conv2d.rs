@@ -1,6 +1,8 @@
 //! Two-dimensional convolution of any kernel, stride and symmetric padding, and the choice of its algorithm.
 
-use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
+mod launch;
+
+use super::kernel::{Element, Input, Kernel, run, with_elements, with_optional};
 use super::patches::Geometry;
 use super::winograd::{self, Filters};
 use super::work;
@@ -71,11 +73,11 @@ impl Conv2d {
         let geometry = self.geometry(x.value().dims())?;
         let multiply_adds = x.value().dim(0)? * geometry.multiply_adds();
         work::count(multiply_adds);
-        let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
+        let y = run(self, &[x.value()])?;
         let gradient = InputGradient { geometry, weight: self.weight.clone() };
         Ok(Tracked::record(y, [x], [], move |[], grad| {
             work::count(multiply_adds);
-            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+            Ok([Some(run(&gradient, &[grad])?)])
         }))
     }
 
@@ -117,8 +119,6 @@ impl Kernel for Conv2d {
     }
 }
 
-custom_op!(Conv2d, CustomOp1, "frozen-conv2d");
-
 /// The adjoint of the convolution.
 struct InputGradient {
     geometry: Geometry,
@@ -145,8 +145,6 @@ impl Kernel for InputGradient {
         Ok((gx, shape))
     }
 }
-
-custom_op!(InputGradient, CustomOp1, "frozen-conv2d-input-gradient");
 
 /// How a convolution or its adjoint is computed. A function of the extents alone, so that a result is the same on any machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

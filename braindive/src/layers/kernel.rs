@@ -1,11 +1,12 @@
-//! What every layer is built of: a kernel over slices of `f32` or `f64`, run by candle's custom operations.
+//! What every layer is built of: a kernel over slices of `f32` or `f64`.
 //!
 //! Half precision is how tensors are stored, not how layers compute: inputs and weights of f16 are widened to f32, and the
 //! output is rounded once, as a GPU's kernels with f32 accumulators do.
 
 use super::elementary;
+use super::machine::{self, Launch};
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -100,19 +101,31 @@ impl<K: Kernel> Kernels for K {
     }
 }
 
-/// Runs `kernel` in the element type of its inputs; of the first, where f16 and f32 meet.
-pub(crate) fn run<K: Kernel>(kernel: &K, inputs: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
-    Ok(outputs(kernel, inputs)?.remove(0))
+/// Runs `kernel` where its inputs are, in their element type; of the first, where types meet. The inputs are made contiguous.
+pub(crate) fn run(kernel: &(impl Kernel + Launch), inputs: &[&Tensor]) -> Result<Tensor> {
+    Ok(run_all(kernel, inputs)?.remove(0))
 }
 
-/// As [`run`], on tensors and without a gradient: the outputs in the order of the kernel.
-pub(crate) fn run_all(kernel: &impl Kernels, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+/// As [`run`]: the outputs in the order of the kernel.
+pub(crate) fn run_all(kernel: &(impl Kernels + Launch), inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    match inputs.first().map(|input| input.device()) {
+        #[cfg(feature = "cuda")]
+        Some(Device::Cuda(device)) => machine::run(kernel, &machine::cuda::Cuda::new(device), inputs),
+        #[cfg(test)]
+        Some(Device::Cpu) if machine::emulated::entered() => machine::run(kernel, &machine::emulated::Emulated, inputs),
+        Some(Device::Cpu) => on_cpu(kernel, inputs),
+        _ => bail!("no layer computes on the device of its input"),
+    }
+}
+
+fn on_cpu(kernel: &impl Kernels, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let inputs = inputs.iter().map(|input| input.contiguous()).collect::<Result<Vec<_>>>()?;
     let locked: Vec<_> = inputs.iter().map(|input| input.storage_and_layout()).collect();
     let inputs = locked
         .iter()
         .map(|(storage, layout)| match &**storage {
             Storage::Cpu(storage) => Ok((storage, *layout)),
-            _ => bail!("a layer's input is not on the CPU"),
+            _ => bail!("the inputs of a layer are on different devices"),
         })
         .collect::<Result<Vec<_>>>()?;
     let tensor = |(storage, shape)| Tensor::from_storage(Storage::Cpu(storage), shape, BackpropOp::none(), false);
@@ -210,59 +223,6 @@ pub(crate) fn for_each_chunk<T: Send>(
 pub(crate) fn map_tasks<R: Send>(n: usize, work: usize, body: impl Fn(usize) -> R + Send + Sync) -> Vec<R> {
     if work < PARALLEL_WORK || n <= 1 { (0..n).map(body).collect() } else { (0..n).into_par_iter().map(body).collect() }
 }
-
-/// Implements candle's custom operation of one, two or three tensors by a [`Kernel`].
-macro_rules! custom_op {
-    ($op:ty, CustomOp1, $name:literal) => {
-        impl candle_core::CustomOp1 for $op {
-            fn name(&self) -> &'static str {
-                $name
-            }
-            fn cpu_fwd(
-                &self,
-                s1: &candle_core::CpuStorage,
-                l1: &candle_core::Layout,
-            ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
-                $crate::layers::kernel::run(self, &[(s1, l1)])
-            }
-        }
-    };
-    ($op:ty, CustomOp2, $name:literal) => {
-        impl candle_core::CustomOp2 for $op {
-            fn name(&self) -> &'static str {
-                $name
-            }
-            fn cpu_fwd(
-                &self,
-                s1: &candle_core::CpuStorage,
-                l1: &candle_core::Layout,
-                s2: &candle_core::CpuStorage,
-                l2: &candle_core::Layout,
-            ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
-                $crate::layers::kernel::run(self, &[(s1, l1), (s2, l2)])
-            }
-        }
-    };
-    ($op:ty, CustomOp3, $name:literal) => {
-        impl candle_core::CustomOp3 for $op {
-            fn name(&self) -> &'static str {
-                $name
-            }
-            fn cpu_fwd(
-                &self,
-                s1: &candle_core::CpuStorage,
-                l1: &candle_core::Layout,
-                s2: &candle_core::CpuStorage,
-                l2: &candle_core::Layout,
-                s3: &candle_core::CpuStorage,
-                l3: &candle_core::Layout,
-            ) -> candle_core::Result<(candle_core::CpuStorage, candle_core::Shape)> {
-                $crate::layers::kernel::run(self, &[(s1, l1), (s2, l2), (s3, l3)])
-            }
-        }
-    };
-}
-pub(crate) use custom_op;
 
 #[cfg(test)]
 mod tests {

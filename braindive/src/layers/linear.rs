@@ -1,7 +1,9 @@
 //! Fully connected layer: y = x Wᵀ + b over the last dimension.
 
+mod launch;
+
 use super::gemm::{Bias, Matrix, MatrixMut, multiply_in_blocks};
-use super::kernel::{Element, Input, Kernel, custom_op, with_elements, with_optional};
+use super::kernel::{Element, Input, Kernel, run, with_elements, with_optional};
 use super::work;
 use crate::error;
 use crate::gradient::Tracked;
@@ -56,11 +58,11 @@ impl Linear {
     pub fn forward(&self, x: &Tracked) -> Result<Tracked> {
         let multiply_adds = x.value().elem_count() * self.weight.dim(0)?;
         work::count(multiply_adds);
-        let y = x.value().contiguous()?.apply_op1_no_bwd(self)?;
+        let y = run(self, &[x.value()])?;
         let gradient = InputGradient { weight: self.weight.clone() };
         Ok(Tracked::record(y, [x], [], move |[], grad| {
             work::count(multiply_adds);
-            Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?)])
+            Ok([Some(run(&gradient, &[grad])?)])
         }))
     }
 }
@@ -79,8 +81,6 @@ impl Kernel for Linear {
     }
 }
 
-custom_op!(Linear, CustomOp1, "frozen-linear");
-
 /// gx = gy W.
 struct InputGradient {
     weight: Tensor,
@@ -98,8 +98,6 @@ impl Kernel for InputGradient {
         Ok((gx, shape))
     }
 }
-
-custom_op!(InputGradient, CustomOp1, "frozen-linear-input-gradient");
 
 /// Every row of `y` is a row of `x` times `weight`, plus `bias`. The items of a batch are products of their own: a product of other
 /// extents may sum in another way, and an item's result must not depend on the others.

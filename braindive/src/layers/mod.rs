@@ -1,14 +1,16 @@
 //! Layers with frozen weights: forward, and the gradient with respect to the input only.
 //!
-//! Every layer is a candle custom operation that computes in f32 or f64 on the CPU (f16 in f32), with the same result on any number of
-//! threads. No weight is ever a `Var`, so that a backward pass costs no weight gradients and cuts no input gradient.
+//! Every layer is a kernel that computes in f32 or f64 on the CPU (f16 in f32), with the same result on any number of threads, and a
+//! second one for its input gradient. No weight ever has a gradient.
 
 mod attention;
+mod check;
 mod conv2d;
 mod elementary;
 mod gemm;
 mod kernel;
 mod linear;
+mod machine;
 mod moments;
 mod norm;
 mod patches;
@@ -24,6 +26,7 @@ mod winograd;
 mod work;
 
 pub use attention::Attention;
+pub use check::{Finding, check};
 pub use conv2d::Conv2d;
 pub(crate) use gemm::{Bias, Matrix, MatrixMut, multiply, multiply_in_blocks};
 pub(crate) use kernel::Element;
@@ -36,7 +39,7 @@ pub use resample::{gaussian_blur, resize_bilinear, upsample_nearest_2x};
 pub use resize_crop::resize_crop;
 pub(crate) use simd::vectorised;
 pub(crate) use sum::add;
-pub(crate) use transpose::transpose;
+pub(crate) use transpose::{transpose, transposed};
 pub use unit_norm::unit_norm;
 pub use work::multiply_adds;
 

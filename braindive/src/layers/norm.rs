@@ -2,7 +2,9 @@
 //!
 //! With x̂ = (x − μ)/σ over a row and d the gradient of x̂: gx = (d − mean(d) − x̂·mean(d x̂))/σ.
 
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, map_tasks, with_elements};
+mod launch;
+
+use super::kernel::{Element, Input, Kernel, for_each_chunk, map_tasks, run, with_elements};
 use super::moments::{Moments, PIECE, sum, sum_of_products};
 use super::pointwise::{sigmoid, silu_derivative};
 use super::simd::vectorised;
@@ -101,11 +103,9 @@ impl Rows {
 impl Normalisation {
     fn forward(self, x: &Tracked) -> Result<Tracked> {
         let kept = x.value().contiguous()?;
-        let y = kept.apply_op1_no_bwd(&self)?;
+        let y = run(&self, &[&kept])?;
         let gradient = InputGradient(self);
-        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| {
-            Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &gradient)?)])
-        }))
+        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| Ok([Some(run(&gradient, &[x, grad])?)])))
     }
 
     fn rows(&self, dims: &[usize]) -> Result<Rows> {
@@ -223,8 +223,6 @@ impl Kernel for Normalisation {
     }
 }
 
-custom_op!(Normalisation, CustomOp1, "frozen-normalisation");
-
 /// From the input and the output's gradient to the input's gradient.
 struct InputGradient(Normalisation);
 
@@ -266,8 +264,6 @@ impl Kernel for InputGradient {
         Ok((gx, Shape::from(x.dims)))
     }
 }
-
-custom_op!(InputGradient, CustomOp2, "frozen-normalisation-input-gradient");
 
 #[cfg(test)]
 mod tests {

@@ -38,7 +38,7 @@ impl Geometry {
     }
 
     /// Rows of the patch matrix: one per input channel and tap.
-    fn taps(&self) -> usize {
+    pub fn taps(&self) -> usize {
         self.inputs * self.kernel * self.kernel
     }
 
@@ -52,7 +52,7 @@ impl Geometry {
     }
 
     /// The patch matrix of a 1x1 convolution is its input.
-    fn is_pointwise(&self) -> bool {
+    pub fn is_pointwise(&self) -> bool {
         self.kernel == 1 && self.keeps_size()
     }
 

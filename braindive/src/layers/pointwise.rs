@@ -1,6 +1,8 @@
 //! Functions of single elements: activations, gated activations, the clamp of an image to 0..1.
 
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+mod launch;
+
+use super::kernel::{Element, Input, Kernel, for_each_chunk, run};
 use super::simd::vectorised;
 use crate::gradient::Tracked;
 use candle_core::{Result, Shape, bail};
@@ -50,10 +52,8 @@ pub fn clamp_unit(x: &Tracked) -> Result<Tracked> {
 /// The last dimension is odd.
 pub fn geglu(x: &Tracked) -> Result<Tracked> {
     let kept = x.value().contiguous()?;
-    let y = kept.apply_op1_no_bwd(&Geglu)?;
-    Ok(Tracked::record(y, [x], [&kept], |[x], grad| {
-        Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &GegluGradient)?)])
-    }))
+    let y = run(&Geglu, &[&kept])?;
+    Ok(Tracked::record(y, [x], [&kept], |[x], grad| Ok([Some(run(&GegluGradient, &[x, grad])?)])))
 }
 
 #[inline(always)]
@@ -88,10 +88,8 @@ enum Pointwise {
 impl Pointwise {
     fn forward(self, x: &Tracked) -> Result<Tracked> {
         let kept = x.value().contiguous()?;
-        let y = kept.apply_op1_no_bwd(&self)?;
-        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| {
-            Ok([Some(x.apply_op2_no_bwd(&grad.contiguous()?, &PointwiseGradient(self))?)])
-        }))
+        let y = run(&self, &[&kept])?;
+        Ok(Tracked::record(y, [x], [&kept], move |[x], grad| Ok([Some(run(&PointwiseGradient(self), &[x, grad])?)])))
     }
 }
 
@@ -182,8 +180,6 @@ impl Kernel for Pointwise {
     }
 }
 
-custom_op!(Pointwise, CustomOp1, "pointwise");
-
 /// gx = f′(x)·gy.
 struct PointwiseGradient(Pointwise);
 
@@ -205,18 +201,20 @@ impl Kernel for PointwiseGradient {
     }
 }
 
-custom_op!(PointwiseGradient, CustomOp2, "pointwise-gradient");
-
 struct Geglu;
+
+/// [..., d] from [..., 2d].
+fn gated_shape(dims: &[usize]) -> Result<Shape> {
+    match dims.split_last() {
+        Some((&width, rest)) if width.is_multiple_of(2) && width > 0 => Ok([rest, &[width / 2]].concat().into()),
+        _ => bail!("a gated linear unit was given a tensor of shape {dims:?}, expected an even last dimension"),
+    }
+}
 
 impl Kernel for Geglu {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let x = &inputs[0];
-        let half = x.width() / 2;
-        let shape = match x.dims.split_last() {
-            Some((&width, rest)) if width == 2 * half && half > 0 => Shape::from([rest, &[half]].concat()),
-            _ => bail!("a gated linear unit was given a tensor of shape {:?}, expected an even last dimension", x.dims),
-        };
+        let (half, shape) = (x.width() / 2, gated_shape(x.dims)?);
         let mut y = vec![T::zero(); shape.elem_count()];
         for_each_chunk(&mut y, half, 24 * x.data.len(), |i, y| {
             let (value, gate) = x.data[2 * i * half..2 * (i + 1) * half].split_at(half);
@@ -225,8 +223,6 @@ impl Kernel for Geglu {
         Ok((y, shape))
     }
 }
-
-custom_op!(Geglu, CustomOp1, "geglu");
 
 struct GegluGradient;
 
@@ -243,8 +239,6 @@ impl Kernel for GegluGradient {
         Ok((gx, Shape::from(x.dims)))
     }
 }
-
-custom_op!(GegluGradient, CustomOp2, "geglu-gradient");
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,8 @@
 //! Changing the size of images and feature maps: nearest neighbour ×2, bilinear, Gaussian blur.
 
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
+mod launch;
+
+use super::kernel::{Element, Input, Kernel, for_each_chunk, run};
 use super::simd::vectorised;
 use crate::gradient::Tracked;
 use candle_core::{Result, Shape, Tensor, bail};
@@ -10,8 +12,8 @@ use candle_core::{Result, Shape, Tensor, bail};
 /// # Errors
 /// `x` has another rank.
 pub fn upsample_nearest_2x(x: &Tracked) -> Result<Tracked> {
-    let y = x.value().contiguous()?.apply_op1_no_bwd(&Nearest2x)?;
-    Ok(Tracked::record(y, [x], [], |[], grad| Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&Nearest2xGradient)?)])))
+    let y = run(&Nearest2x, &[x.value()])?;
+    Ok(Tracked::record(y, [x], [], |[], grad| Ok([Some(run(&Nearest2xGradient, &[grad])?)])))
 }
 
 /// Resizes [batch, channels, h, w] to `height` × `width` as PyTorch's `interpolate(mode="bilinear", align_corners=False)`
@@ -22,10 +24,8 @@ pub fn upsample_nearest_2x(x: &Tracked) -> Result<Tracked> {
 pub fn resize_bilinear(x: &Tracked, height: usize, width: usize) -> Result<Tracked> {
     let (_, _, from_height, from_width) = x.value().dims4()?;
     let resize = Bilinear { from: [from_height, from_width], to: [height, width] };
-    let y = x.value().contiguous()?.apply_op1_no_bwd(&resize)?;
-    Ok(Tracked::record(y, [x], [], move |[], grad| {
-        Ok([Some(grad.contiguous()?.apply_op1_no_bwd(&BilinearGradient(resize))?)])
-    }))
+    let y = run(&resize, &[x.value()])?;
+    Ok(Tracked::record(y, [x], [], move |[], grad| Ok([Some(run(&BilinearGradient(resize), &[grad])?)])))
 }
 
 /// Gaussian blur of 9×9 taps, σ = 1, reflected borders; [batch, channels, height, width], no gradient.
@@ -34,7 +34,7 @@ pub fn resize_bilinear(x: &Tracked, height: usize, width: usize) -> Result<Track
 /// # Errors
 /// A side is shorter than 5 pixels, which cannot be reflected.
 pub fn gaussian_blur(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&GaussianBlur)
+    run(&GaussianBlur, &[x])
 }
 
 fn planes(dims: &[usize]) -> Result<(usize, usize)> {
@@ -90,8 +90,6 @@ impl Kernel for Nearest2x {
     }
 }
 
-custom_op!(Nearest2x, CustomOp1, "upsample-nearest-2x");
-
 /// Sums every 2×2 block.
 struct Nearest2xGradient;
 
@@ -110,8 +108,6 @@ impl Kernel for Nearest2xGradient {
         Ok((gx, with_size(grad.dims, height / 2, width / 2)))
     }
 }
-
-custom_op!(Nearest2xGradient, CustomOp1, "upsample-nearest-2x-gradient");
 
 #[derive(Clone, Copy)]
 struct Bilinear {
@@ -164,8 +160,6 @@ impl Kernel for Bilinear {
     }
 }
 
-custom_op!(Bilinear, CustomOp1, "resize-bilinear");
-
 struct BilinearGradient(Bilinear);
 
 impl Kernel for BilinearGradient {
@@ -191,8 +185,6 @@ impl Kernel for BilinearGradient {
         Ok((gx, shape))
     }
 }
-
-custom_op!(BilinearGradient, CustomOp1, "resize-bilinear-gradient");
 
 struct GaussianBlur;
 
@@ -247,8 +239,6 @@ impl Kernel for GaussianBlur {
         Ok((y, Shape::from(x.dims)))
     }
 }
-
-custom_op!(GaussianBlur, CustomOp1, "gaussian-blur");
 
 #[cfg(test)]
 mod tests {

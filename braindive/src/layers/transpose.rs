@@ -1,7 +1,9 @@
 //! Transposition of the last two dimensions: between maps and tokens, and of what matrix products read along columns.
 
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk};
-use candle_core::{Result, Shape, Tensor, bail};
+mod launch;
+
+use super::kernel::{Element, Input, Kernel, for_each_chunk, run};
+use candle_core::{D, Result, Shape, Tensor, bail};
 
 /// Side of the blocks that are transposed one at a time: a block's rows and columns are whole cache lines.
 const BLOCK: usize = 16;
@@ -11,24 +13,28 @@ const BLOCK: usize = 16;
 /// # Errors
 /// `x` has fewer than two dimensions.
 pub(crate) fn transpose(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&Transposition)
+    run(&Transposition, &[x])
 }
 
 struct Transposition;
 
-impl Kernel for Transposition {
-    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
-        let x = &inputs[0];
-        let [others @ .., rows, columns] = x.dims else { bail!("a tensor of shape {:?} cannot be transposed", x.dims) };
-        let shape = Shape::from([others, &[*columns, *rows]].concat());
-        Ok((transposed(x.data, *rows, *columns), shape))
+fn transposed_shape(dims: &[usize]) -> Result<Shape> {
+    match dims {
+        [others @ .., rows, columns] => Ok([others, &[*columns, *rows]].concat().into()),
+        _ => bail!("a tensor of shape {dims:?} cannot be transposed"),
     }
 }
 
-custom_op!(Transposition, CustomOp1, "transposition");
+impl Kernel for Transposition {
+    fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
+        let x = &inputs[0];
+        let shape = transposed_shape(x.dims)?;
+        Ok((transposed(x.data, shape.dim(D::Minus1)?, x.width()), shape))
+    }
+}
 
 /// The transposes of the matrices [rows, columns] that `x` consists of.
-pub(super) fn transposed<T: Element>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
+pub(crate) fn transposed<T: Element>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
     let mut y = vec![T::zero(); x.len()];
     for_each_chunk(&mut y, rows * columns, 4 * x.len(), |matrix, y| {
         let x = &x[matrix * rows * columns..(matrix + 1) * rows * columns];

@@ -4,7 +4,7 @@
 //! So a block of voxels goes through a whole epoch while its weights and moments stay in a core's cache, instead of all of them
 //! going through memory at every batch. The result is the same, whatever the number of threads.
 
-use crate::layers::{Element, Matrix, multiply, prefetch, vectorised};
+use crate::layers::{Element, Matrix, multiply, prefetch, transposed, vectorised};
 use rayon::prelude::*;
 
 /// Decay of the running mean of the gradient, and of its square.
@@ -93,20 +93,17 @@ struct Block<'a, T> {
 impl<T: Element> Block<'_, T> {
     /// A copy of the rows of `width` parameters that this is, column by column.
     fn transposed(&self, width: usize) -> Learned<T> {
-        let [value, mean, square] = [&*self.value, &*self.mean, &*self.square].map(|from| {
-            let mut to = vec![T::zero(); from.len()];
-            transpose(from, width, &mut to);
-            to
-        });
+        let rows = self.value.len() / width;
+        let [value, mean, square] = [&*self.value, &*self.mean, &*self.square].map(|x| transposed(x, rows, width));
         Learned { value, mean, square }
     }
 
     /// Takes back what [`Self::transposed`] gave.
     fn transpose_from(&mut self, columns: &Learned<T>, width: usize) {
         let rows = columns.value.len() / width;
-        transpose(&columns.value, rows, self.value);
-        transpose(&columns.mean, rows, self.mean);
-        transpose(&columns.square, rows, self.square);
+        self.value.copy_from_slice(&transposed(&columns.value, width, rows));
+        self.mean.copy_from_slice(&transposed(&columns.mean, width, rows));
+        self.square.copy_from_slice(&transposed(&columns.square, width, rows));
     }
 
     fn step(&mut self, gradient: &[T], rates: Rates<T>) {
@@ -189,20 +186,6 @@ fn train_block<T: Element>(
     }
     rows.transpose_from(&columns, width);
     loss
-}
-
-/// `to` [columns, rows] becomes the transpose of `from` [rows, columns], by squares whose rows and columns are whole cache lines.
-fn transpose<T: Copy>(from: &[T], columns: usize, to: &mut [T]) {
-    const SIDE: usize = 16;
-    let rows = from.len() / columns;
-    for (row, from) in from.chunks(SIDE * columns).enumerate() {
-        for column in (0..columns).step_by(SIDE) {
-            for (column, to) in (column..).zip(to[column * rows..].chunks_mut(rows).take(SIDE)) {
-                let values = from[column..].iter().step_by(columns);
-                to[row * SIDE..].iter_mut().zip(values).for_each(|(to, &from)| *to = from);
-            }
-        }
-    }
 }
 
 /// The constants of step number `step`, from 1, over `elements` residuals.

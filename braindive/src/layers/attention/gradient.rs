@@ -6,7 +6,7 @@ use crate::layers::gemm::{Matrix, multiply};
 use crate::layers::kernel::{Element, Input, Kernels, for_each_chunk, map_tasks, with_optional};
 use crate::layers::moments::sum_of_products;
 use crate::layers::transpose::transposed;
-use candle_core::{Result, Shape, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 
 /// Queries per block of a backward pass, which keeps a block's probabilities of all keys.
 const GRADIENT_QUERIES: usize = 64;
@@ -16,7 +16,11 @@ const GRADIENT_TASKS: usize = 8;
 /// From q, k, v, y, gy to the gradients of q, k, v.
 ///
 /// With P the probabilities and dP = gy vᵀ: dS = P ∘ (dP − rowsum(gy ∘ y))/√d, gq = dS k, gk = dSᵀ q, gv = Pᵀ gy.
-pub(super) struct InputGradients<'a>(pub &'a Attention);
+pub(super) struct InputGradients<'a> {
+    pub attention: &'a Attention,
+    /// The logarithms of the queries' sums of exponentials, f32: [batch, heads, queries], where the forward pass gave them.
+    pub statistics: Option<&'a Tensor>,
+}
 
 /// What some queries of a head contribute: the gradients of these queries, and their part of those of the head's keys and
 /// values; each [n, size].
@@ -81,15 +85,15 @@ impl Geometry {
 impl Kernels for InputGradients<'_> {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<Vec<(Vec<T>, Shape)>> {
         let [q, k, v, y, grad] = inputs else { bail!("the gradient of attention takes q, k, v, y and gy") };
-        let heads = self.0.heads;
-        let g = self.0.geometry(q.dims, k.dims)?;
+        let heads = self.attention.heads;
+        let g = self.attention.geometry(q.dims, k.dims)?;
         let blocks = g.queries.div_ceil(GRADIENT_QUERIES);
         let parts = GRADIENT_TASKS.div_ceil(heads).min(blocks);
         let share = blocks.div_ceil(parts) * GRADIENT_QUERIES;
         let parts = g.queries.div_ceil(share);
         let [k_transposed, v_transposed] = [k, v].map(|x| transposed(x.data, g.keys, g.width));
         let data = [q.data, k.data, &k_transposed, &v_transposed, y.data, grad.data];
-        let mut contributions = with_optional::<T, _>(self.0.mask.as_ref(), |mask| {
+        let mut contributions = with_optional::<T, _>(self.attention.mask.as_ref(), |mask| {
             map_tasks(g.batch * heads * parts, 3 * g.work(), |task| {
                 let (batch, head, first) = (task / parts / heads, task / parts % heads, task % parts * share);
                 g.contribution(data, mask, Queries { batch, head, first, rows: share.min(g.queries - first) })

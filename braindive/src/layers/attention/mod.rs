@@ -1,14 +1,16 @@
 //! Multi-head scaled dot-product attention (Vaswani et al. 2017, eq. 1). The backward pass recomputes the probabilities.
 
+mod fused;
 mod gradient;
+mod launch;
 mod softmax;
 
 use super::gemm::{Matrix, multiply};
-use super::kernel::{Element, Input, Kernel, custom_op, for_each_chunk, run, run_all, with_optional};
+use super::kernel::{Element, Input, Kernel, for_each_chunk, run, run_all, with_optional};
 use super::transpose::transposed;
 use super::work;
 use crate::gradient::Tracked;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
 use gradient::InputGradients;
 use softmax::{exponentiate, largest, lowest, scale_and_add, scale_by};
 
@@ -47,10 +49,15 @@ impl Attention {
         let [kept_q, kept_k, kept_v] = [q, k, v].map(|x| x.value().contiguous());
         let (kept_q, kept_k, kept_v) = (kept_q?, kept_k?, kept_v?);
         work::count(self.geometry(kept_q.dims(), kept_k.dims())?.multiply_adds());
-        let y = kept_q.apply_op3_no_bwd(&kept_k, &kept_v, self)?;
-        let attention = self.clone();
-        let kept = [&kept_q, &kept_k, &kept_v, &y.clone()];
-        Ok(Tracked::record(y, [q, k, v], kept, move |[q, k, v, y], grad| attention.input_gradient(q, k, v, y, grad)))
+        let mut outputs = run_all(self, &[&kept_q, &kept_k, &kept_v])?.into_iter();
+        let Some(y) = outputs.next() else { bail!("attention gave no output") };
+        // Without statistics y stands in their place, which is kept anyway.
+        let statistics = outputs.next();
+        let kept = [&kept_q, &kept_k, &kept_v, &y, statistics.as_ref().unwrap_or(&y)].map(Tensor::clone);
+        let (attention, has_statistics) = (self.clone(), statistics.is_some());
+        Ok(Tracked::record(y, [q, k, v], kept.each_ref(), move |[q, k, v, y, statistics], grad| {
+            attention.input_gradient([q, k, v, y, grad], has_statistics.then_some(statistics))
+        }))
     }
 
     /// The probabilities softmax(q kᵀ/√d + mask), [batch, heads, queries, keys], without gradient.
@@ -58,21 +65,15 @@ impl Attention {
     /// # Errors
     /// The shapes do not fit together.
     pub fn probabilities(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
-        q.contiguous()?.apply_op2_no_bwd(&k.contiguous()?, &Probabilities(self.clone()))
+        run(&Probabilities(self), &[q, k])
     }
 
     /// The gradients of q, k and v.
-    fn input_gradient(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<[Option<Tensor>; 3]> {
+    fn input_gradient(&self, inputs: [&Tensor; 5], statistics: Option<&Tensor>) -> Result<[Option<Tensor>; 3]> {
+        let [q, k, ..] = inputs;
         // Logits again, and the gradients of probabilities, queries, keys, values: five products where forward has two.
         work::count(5 * self.geometry(q.dims(), k.dims())?.multiply_adds() / 2);
-        let mut gradients = run_all(&InputGradients(self), &[q, k, v, y, &grad.contiguous()?])?.into_iter();
+        let mut gradients = run_all(&InputGradients { attention: self, statistics }, &inputs)?.into_iter();
         Ok(std::array::from_fn(|_| gradients.next()))
     }
 
@@ -243,11 +244,9 @@ impl Kernel for Attention {
     }
 }
 
-custom_op!(Attention, CustomOp3, "attention");
+struct Probabilities<'a>(&'a Attention);
 
-struct Probabilities(Attention);
-
-impl Kernel for Probabilities {
+impl Kernel for Probabilities<'_> {
     fn run<T: Element>(&self, inputs: &[Input<'_, T>]) -> Result<(Vec<T>, Shape)> {
         let (q, k, heads) = (&inputs[0], &inputs[1], self.0.heads);
         let g = self.0.geometry(q.dims, k.dims)?;
@@ -261,15 +260,6 @@ impl Kernel for Probabilities {
             });
         })?;
         Ok((p, shape))
-    }
-}
-
-impl CustomOp2 for Probabilities {
-    fn name(&self) -> &'static str {
-        "attention-probabilities"
-    }
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        run(self, &[(s1, l1), (s2, l2)])
     }
 }
 

@@ -1,0 +1,125 @@
+//! Where kernels in CUDA C are launched: what a layer's device side is written against.
+//!
+//! [`Launch`] is the second half of a layer: the same computation as its [`Kernel`](super::kernel::Kernel), by launches on a [`Machine`]. A
+//! machine is a GPU, or the emulation that runs the same launches on the CPU, so that they are tested where there is no GPU.
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+#[cfg(test)]
+pub(crate) mod emulated;
+mod product;
+
+pub(crate) use product::{Operand, Product};
+
+use candle_core::{DType, Result, Shape, Tensor, bail};
+use gpu::{Argument, Grid};
+
+/// Something that kernels are launched on. What is launched runs in order, later than the call.
+pub(crate) trait Machine {
+    /// A tensor whose elements are not defined yet.
+    fn empty(&self, shape: Shape, dtype: DType) -> Result<Tensor>;
+
+    /// Where the elements of a contiguous tensor of this machine begin.
+    fn address(&self, tensor: &Tensor) -> Result<u64>;
+
+    /// Launches the kernel of that name, compiled for the element type.
+    fn launch(&self, kernel: &'static str, element: DType, grid: Grid, arguments: &[Argument]) -> Result<()>;
+
+    /// Computes matrix products.
+    fn multiply(&self, product: &Product) -> Result<()>;
+
+    /// Computes a convolution by the vendor's library, if there is one for this: whether it did.
+    fn convolve(&self, _convolution: &Convolution<'_>) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// A convolution of a batch, or its adjoint, as a library is asked for it.
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a library of a GPU reads it"))]
+#[derive(Debug)]
+pub(crate) struct Convolution<'a> {
+    /// [outputs, inputs, kernel, kernel]
+    pub weight: &'a Tensor,
+    /// [batch, inputs, height, width]: what is read, or by the adjoint written.
+    pub input: &'a Tensor,
+    /// [batch, outputs, height, width]: what is written, or by the adjoint read.
+    pub output: &'a Tensor,
+    pub stride: usize,
+    pub padding: usize,
+    pub adjoint: bool,
+}
+
+/// A computation by launches. Inputs are contiguous, and of one element type, f32, f16 or bf16.
+pub(crate) trait Launch {
+    /// The outputs, in the order of the kernel.
+    fn launch(&self, machine: &dyn Machine, inputs: &[&Tensor]) -> Result<Vec<Tensor>>;
+}
+
+/// Runs `computation` on a machine, once its inputs are of one type: the first one's.
+pub(super) fn run(computation: &impl Launch, machine: &dyn Machine, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let Some(first) = inputs.first() else { bail!("a layer was given no input") };
+    if !matches!(first.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+        bail!("GPUs compute in f32, f16 and bf16 here; a layer was given {:?}", first.dtype());
+    }
+    let inputs = inputs.iter().map(|input| of_type(input, first.dtype())).collect::<Result<Vec<_>>>()?;
+    computation.launch(machine, &inputs.iter().collect::<Vec<_>>())
+}
+
+/// The tensor, contiguous and of this type: itself, where it is already.
+pub(super) fn of_type(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    tensor.to_dtype(dtype)?.contiguous()
+}
+
+/// Threads of a block where nothing asks for another number.
+pub(super) const THREADS: usize = 256;
+
+/// A thread for each of `count` elements.
+pub(super) fn for_each_element(count: usize) -> Result<Grid> {
+    grid([count.div_ceil(THREADS), 1, 1])
+}
+
+/// Blocks of [`THREADS`] threads.
+pub(super) fn grid(blocks: [usize; 3]) -> Result<Grid> {
+    let [x, y, z] = blocks;
+    let limits = [i32::MAX as usize, 65_535, 65_535];
+    if blocks.iter().zip(limits).any(|(&blocks, limit)| blocks == 0 || blocks > limit) {
+        bail!(
+            "a kernel over {x} × {y} × {z} blocks cannot be launched; make smaller images, or put fewer into a batch"
+        );
+    }
+    Ok(Grid { blocks: [x as u32, y as u32, z as u32], threads: THREADS as u32, shared_bytes: 0, large_shared: false })
+}
+
+/// An extent as CUDA C's `int`.
+pub(super) fn int(extent: usize) -> Result<Argument> {
+    match i32::try_from(extent) {
+        Ok(extent) => Ok(Argument::Int(extent)),
+        Err(_) => bail!("an extent of {extent} is too large for a kernel"),
+    }
+}
+
+/// A number of elements as CUDA C's `long long`.
+pub(super) fn long(count: usize) -> Argument {
+    Argument::Long(count as i64)
+}
+
+impl dyn Machine + '_ {
+    /// The address of a tensor as an argument.
+    pub fn pointer(&self, tensor: &Tensor) -> Result<Argument> {
+        Ok(Argument::Pointer(self.address(tensor)?))
+    }
+
+    /// A tensor of the shape and type of another one, whose elements are not defined yet.
+    pub fn like(&self, tensor: &Tensor) -> Result<Tensor> {
+        self.empty(tensor.shape().clone(), tensor.dtype())
+    }
+
+    /// A matrix, or the first of a batch of them, in a contiguous tensor: from element `offset`, rows `stride` apart.
+    pub fn operand(&self, tensor: &Tensor, offset: usize, stride: usize) -> Result<Operand> {
+        let address = self.address(tensor)? + (offset * tensor.dtype().size_in_bytes()) as u64;
+        Ok(Operand { address, dtype: tensor.dtype(), stride, transposed: false, batch_stride: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests;
