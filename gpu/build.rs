@@ -1,4 +1,5 @@
-//! Compiles the kernels to PTX for the feature `ptx`. A build without features runs nothing.
+//! Compiles the kernels to PTX for the feature `ptx`, and stands in for NVIDIA's libraries at the linker for the feature `libraries`. A
+//! build without features does nothing here.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -12,11 +13,28 @@ const ELEMENTS: [&str; 3] = ["F32", "F16", "BF16"];
 /// PTX for the oldest cards that are served runs on every newer one: the driver translates it.
 const ARCHITECTURE: &str = "compute_70";
 
+/// What cudarc and candle's kernels have the linker look for.
+const LIBRARIES: [&str; 7] = ["cuda", "cudart", "cublas", "cublasLt", "curand", "nvrtc", "cudnn"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
     if env::var_os("CARGO_FEATURE_PTX").is_some() {
-        compile(&PathBuf::from(env::var("OUT_DIR")?))?;
+        compile(&out)?;
     }
+    if env::var_os("CARGO_FEATURE_LIBRARIES").is_some() {
+        stand_in(&out.join("libraries"))?;
+    }
+    Ok(())
+}
+
+/// Writes empty archives for the linker to find: the functions themselves are defined in `libraries/functions.rs`.
+fn stand_in(folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    for library in LIBRARIES {
+        fs::write(folder.join(format!("lib{library}.a")), "!<arch>\n")?;
+    }
+    println!("cargo::rustc-link-search=native={}", folder.display());
     Ok(())
 }
 
