@@ -1,4 +1,5 @@
-//! Compiles the kernels to PTX for the feature `ptx`, and for the host for `emulation`. A build without features runs nothing.
+//! Compiles the kernels: to PTX for the feature `ptx`, for the host for `emulation`. Stands in for NVIDIA's libraries at the linker for the
+//! feature `libraries`. A build without features does nothing here.
 
 #[cfg(feature = "emulation")]
 #[path = "build/emulation.rs"]
@@ -22,13 +23,30 @@ fn architecture(element: &str) -> &'static str {
     }
 }
 
+/// What cudarc and candle's kernels have the linker look for.
+const LIBRARIES: [&str; 7] = ["cuda", "cudart", "cublas", "cublasLt", "curand", "nvrtc", "cudnn"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
     if env::var_os("CARGO_FEATURE_PTX").is_some() {
-        compile(&PathBuf::from(env::var("OUT_DIR")?))?;
+        compile(&out)?;
     }
     #[cfg(feature = "emulation")]
     emulation::compile(&ELEMENTS)?;
+    if env::var_os("CARGO_FEATURE_LIBRARIES").is_some() {
+        stand_in(&out.join("libraries"))?;
+    }
+    Ok(())
+}
+
+/// Writes empty archives for the linker to find: the functions themselves are defined in `libraries/functions.rs`.
+fn stand_in(folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    for library in LIBRARIES {
+        fs::write(folder.join(format!("lib{library}.a")), "!<arch>\n")?;
+    }
+    println!("cargo::rustc-link-search=native={}", folder.display());
     Ok(())
 }
 

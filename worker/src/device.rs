@@ -1,5 +1,7 @@
 //! Which device a worker computes on.
 
+use braindive::Device;
+use gpu::libraries::{self, LibraryError};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,28 +17,67 @@ pub enum DeviceName {
 pub enum DeviceError {
     #[error("`{0}` names no device: expected `cpu` or `cuda:N`, for example `cuda:0`")]
     Unknown(String),
-    #[error("{0} was asked for, but this worker was built without CUDA; use `--device cpu`")]
+    #[error(
+        "{0} was asked for, but this worker was built without CUDA; build it with `--features cuda`, or use `--device cpu`"
+    )]
     NotBuilt(DeviceName),
+    #[error("{device} cannot be used: {source}")]
+    Libraries { device: DeviceName, source: LibraryError },
+    #[error("{device} does not open: {reason}")]
+    Open { device: DeviceName, reason: String },
 }
 
 impl DeviceName {
     /// The device to compute on, or why not.
-    pub fn open(self) -> Result<braindive::Device, DeviceError> {
+    pub fn open(self) -> Result<Device, DeviceError> {
         match self {
-            Self::Cpu => Ok(braindive::Device::Cpu),
-            Self::Cuda(_) => Err(DeviceError::NotBuilt(self)),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => self.open_card(ordinal),
         }
     }
 
-    /// What the device calls itself.
-    pub fn hardware(self) -> String {
-        let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        });
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        format!("{}, {cores} cores", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
+    #[cfg(not(feature = "cuda"))]
+    fn open_card(self, _ordinal: u32) -> Result<Device, DeviceError> {
+        Err(DeviceError::NotBuilt(self))
     }
+
+    #[cfg(feature = "cuda")]
+    fn open_card(self, ordinal: u32) -> Result<Device, DeviceError> {
+        let stands_in_the_way = |source| DeviceError::Libraries { device: self, source };
+        let card = libraries::card(ordinal).map_err(stands_in_the_way)?;
+        let loaded = libraries::load().map_err(stands_in_the_way)?;
+        loaded.serve(&card).map_err(stands_in_the_way)?;
+        Device::new_cuda(ordinal as usize).map_err(|error| {
+            // candle adds a backtrace where one is asked for.
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            DeviceError::Open { device: self, reason }
+        })
+    }
+
+    /// What the device calls itself, for example `Tesla V100-SXM2-16GB`.
+    pub fn hardware(self) -> String {
+        match self {
+            Self::Cpu => processor(),
+            Self::Cuda(ordinal) => libraries::card(ordinal).map_or_else(|_| self.to_string(), |card| card.name),
+        }
+    }
+
+    /// The driver's own name of a card, wherever it is plugged in.
+    pub fn uuid(self) -> Option<String> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda(ordinal) => Some(libraries::card(ordinal).ok()?.uuid),
+        }
+    }
+}
+
+fn processor() -> String {
+    let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    format!("{}, {cores} cores", model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()))
 }
 
 impl fmt::Display for DeviceName {
@@ -74,12 +115,16 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_worker_without_cuda_says_so() {
         let message = DeviceName::Cuda(0).open().err().map(|e| e.to_string());
         assert_eq!(
             message.as_deref(),
-            Some("cuda:0 was asked for, but this worker was built without CUDA; use `--device cpu`")
+            Some(
+                "cuda:0 was asked for, but this worker was built without CUDA; build it with `--features cuda`, or use \
+                 `--device cpu`"
+            )
         );
     }
 }

@@ -38,7 +38,7 @@ pub enum LibraryError {
     )]
     OldCard { card: Box<Card> },
     #[error(
-        "{file} serves no card of compute capability {}.{} (cuda:{}, {}): CUDA 13 dropped Volta; load a module of CUDA 12",
+        "{file} serves no card of compute capability {}.{} (cuda:{}, {}): CUDA 13 and cuDNN 9.11 dropped Volta; load older ones (`module load cuda/12`)",
         .card.capability.0, .card.capability.1, .card.ordinal, .card.name
     )]
     NewLibrary { file: String, card: Box<Card> },

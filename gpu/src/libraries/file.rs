@@ -3,7 +3,8 @@
 use super::LibraryError;
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::PathBuf;
 use std::{env, fmt};
 
 /// A library that a program with the feature `cuda` needs of a node; cuDNN it only prefers.
@@ -108,19 +109,95 @@ impl LibraryFile {
         self.library
     }
 
-    pub fn name(&self) -> &Path {
-        &self.name
+    /// The version that the library tells of itself: 12.4.5 for the cuBLAS of CUDA 12.4. The driver's is of another kind.
+    pub fn version(&self) -> Option<(u32, u32, u32)> {
+        type GetProperty = unsafe extern "C" fn(c_int, *mut c_int) -> c_int;
+        type GetVersion = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
+        let part = |value: c_int| u32::try_from(value).ok();
+        let property = match self.library {
+            Library::Driver => return None,
+            Library::Nvrtc => {
+                let (mut major, mut minor) = (0, 0);
+                // SAFETY: nvrtc.h declares it so; it writes two ints.
+                let code = unsafe { self.function::<GetVersion>("nvrtcVersion").ok()?(&raw mut major, &raw mut minor) };
+                return (code == 0).then_some((part(major)?, part(minor)?, 0));
+            }
+            Library::CuBlasLt => "cublasLtGetProperty",
+            Library::CuBlas => "cublasGetProperty",
+            Library::CuRand => "curandGetProperty",
+            Library::Cudnn => "cudnnGetProperty",
+        };
+        // SAFETY: the four headers declare it so.
+        let get_property: GetProperty = unsafe { self.function(property) }.ok()?;
+        // `libraryPropertyType`: major version, minor version, patch level.
+        let [major, minor, patch] = [0, 1, 2].map(|kind| {
+            let mut value = 0;
+            // SAFETY: it writes one int.
+            let code = unsafe { get_property(kind, &raw mut value) };
+            (code == 0).then_some(value).and_then(part)
+        });
+        Some((major?, minor?, patch?))
+    }
+
+    /// The file that the dynamic linker took.
+    pub fn path(&self) -> PathBuf {
+        let known = match self.library {
+            Library::Driver => "cuInit",
+            Library::CuBlasLt => "cublasLtCreate",
+            Library::CuBlas => "cublasCreate_v2",
+            Library::CuRand => "curandCreateGenerator",
+            Library::Nvrtc => "nvrtcVersion",
+            Library::Cudnn => "cudnnCreate",
+        };
+        self.address(known).ok().and_then(file_of).unwrap_or_else(|| self.name.clone())
+    }
+
+    /// The address of a function.
+    pub(super) fn address(&self, symbol: &'static str) -> Result<*mut c_void, LibraryError> {
+        // SAFETY: an address, of whatever type.
+        unsafe { self.function(symbol) }
     }
 
     /// A function that the library must have.
     ///
     /// # Safety
     ///
-    /// `F` must be a function's pointer, of the type that the library's header declares.
+    /// `F` must be a function's pointer, of the type that the library's header declares, or `*mut c_void`.
     pub(super) unsafe fn function<F: Copy>(&self, symbol: &'static str) -> Result<F, LibraryError> {
         // SAFETY: the caller knows the type.
         let found = unsafe { self.handle.get::<F>(symbol) };
         let file = self.name.display().to_string();
         found.map(|function| *function).map_err(|_| LibraryError::Symbol { library: self.library, file, symbol })
     }
+}
+
+impl fmt::Display for LibraryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.library)?;
+        if let Some((major, minor, patch)) = self.version() {
+            write!(f, "{major}.{minor}.{patch} ")?;
+        }
+        write!(f, "({})", self.path().display())
+    }
+}
+
+/// The file that the code at an address was loaded from.
+fn file_of(address: *mut c_void) -> Option<PathBuf> {
+    #[repr(C)]
+    struct DlInfo {
+        file_name: *const c_char,
+        file_base: *mut c_void,
+        symbol_name: *const c_char,
+        symbol_address: *mut c_void,
+    }
+    unsafe extern "C" {
+        fn dladdr(address: *const c_void, info: *mut DlInfo) -> c_int;
+    }
+    let none: *mut c_void = std::ptr::null_mut();
+    let mut info = DlInfo { file_name: none.cast(), file_base: none, symbol_name: none.cast(), symbol_address: none };
+    // SAFETY: it takes any address, and writes the structure of dlfcn.h.
+    let found = unsafe { dladdr(address, &raw mut info) } != 0 && !info.file_name.is_null();
+    // SAFETY: the name is the dynamic linker's own, and stays as long as the library does: always.
+    let name = found.then(|| unsafe { CStr::from_ptr(info.file_name) })?;
+    Some(PathBuf::from(name.to_str().ok()?))
 }

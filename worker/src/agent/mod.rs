@@ -49,6 +49,7 @@ pub struct Identity {
     pub host: String,
     pub device: String,
     pub device_name: String,
+    pub device_uuid: Option<String>,
     /// How many batches run at a time.
     pub slots: u32,
     /// How many jobs a batch takes.

@@ -43,7 +43,7 @@ fn introduction(settings: &Settings) -> Register {
         pid: std::process::id(),
         device: identity.device.clone(),
         device_name: identity.device_name.clone(),
-        device_uuid: None,
+        device_uuid: identity.device_uuid.clone(),
         slots: identity.slots,
         batch: identity.batch,
         kinds: Kind::ALL.to_vec(),

@@ -11,6 +11,7 @@ mod work;
 
 use crate::agent::AgentError;
 use crate::chain::chain;
+use crate::device::DeviceError;
 use crate::tasks::request::RequestError;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -57,7 +58,8 @@ enum Command {
     ImportBerg(import::ImportBerg),
 }
 
-/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined.
+/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is
+/// quarantined, 4 the device cannot be used.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -90,6 +92,8 @@ pub fn main() -> ExitCode {
                 2
             } else if quarantined {
                 3
+            } else if error.is::<DeviceError>() {
+                4
             } else {
                 1
             })

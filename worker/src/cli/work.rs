@@ -71,6 +71,7 @@ impl Work {
             host,
             device: device_text.clone(),
             device_name: self.device.hardware(),
+            device_uuid: self.device.uuid(),
             slots: self.slots,
             batch: self.batch,
         };
