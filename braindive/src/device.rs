@@ -39,6 +39,69 @@ pub fn memory(device: &Device) -> Result<Option<DeviceMemory>> {
     }
 }
 
+/// What this process has asked of GPUs so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Calls {
+    /// Kernels, matrix products and convolutions; the libraries may launch several kernels for one.
+    pub launches: u64,
+    /// Waits for the device, copies to the host included.
+    pub waits: u64,
+    /// Pieces of memory.
+    pub allocations: u64,
+}
+
+impl Calls {
+    /// From `before` to this.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            launches: self.launches - before.launches,
+            waits: self.waits - before.waits,
+            allocations: self.allocations - before.allocations,
+        }
+    }
+}
+
+/// What was asked of GPUs so far; nothing in a build without them.
+pub fn calls() -> Calls {
+    #[cfg(feature = "cuda")]
+    {
+        use gpu::libraries::{Library, calls};
+        let launches = calls(Library::Driver, &["cuLaunch"])
+            + calls(Library::CuBlas, &["cublasGemm", "cublasSgemm", "cublasDgemm"])
+            + calls(Library::Cudnn, &["cudnnConvolution"]);
+        let waits =
+            calls(Library::Driver, &["cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize", "cuMemcpyDtoH"]);
+        let allocations = calls(Library::Driver, &["cuMemAlloc"]);
+        Calls { launches, waits, allocations }
+    }
+    #[cfg(not(feature = "cuda"))]
+    Calls::default()
+}
+
+/// Forgets the most memory that was in use on a device at a time, so that [`peak_bytes`] counts from now on.
+///
+/// # Errors
+/// The driver refuses.
+pub fn forget_peak(device: &Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => pool::forget_peak(cuda),
+        _ => Ok(()),
+    }
+}
+
+/// The most memory of a GPU that was in use by this process at a time since [`forget_peak`]; `None` for the CPU.
+///
+/// # Errors
+/// The driver does not say.
+pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => pool::peak_bytes(cuda).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// Waits until a device has done all that it was asked for.
 ///
 /// # Errors
@@ -75,20 +138,32 @@ mod pool {
         pool(cuda).and_then(set).map_err(Error::wrap)
     }
 
+    fn read(cuda: &CudaDevice, attribute: CUmemPool_attribute) -> Result<u64, DriverError> {
+        let mut value = 0_u64;
+        // SAFETY: the attribute is a 64-bit number.
+        unsafe { result::mem_pool::get_attribute(pool(cuda)?, attribute, (&raw mut value).cast()) }?;
+        Ok(value)
+    }
+
     pub fn memory(cuda: &CudaDevice) -> Result<DeviceMemory> {
         let read = || {
-            let pool = pool(cuda)?;
-            let attribute = |attribute| {
-                let mut value = 0_u64;
-                // SAFETY: the attribute is a 64-bit number.
-                unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()) }?;
-                Ok::<_, DriverError>(value)
-            };
-            let reserved = attribute(CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-            let used = attribute(CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+            let reserved = read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+            let used = read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
             let (free, total) = result::mem_get_info()?;
             Ok(DeviceMemory { total: total as u64, free: free as u64 + reserved.saturating_sub(used) })
         };
         read().map_err(|error: DriverError| Error::wrap(error))
+    }
+
+    pub fn forget_peak(cuda: &CudaDevice) -> Result<()> {
+        let mut zero = 0_u64;
+        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: the attribute is a 64-bit number, which may be set to 0.
+        let set = |pool| unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut zero).cast()) };
+        pool(cuda).and_then(set).map_err(Error::wrap)
+    }
+
+    pub fn peak_bytes(cuda: &CudaDevice) -> Result<u64> {
+        read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH).map_err(Error::wrap)
     }
 }

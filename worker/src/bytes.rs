@@ -1,5 +1,6 @@
 //! An amount of memory on the command line.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// Bytes; `12GiB`, `500MB`, `16000000000`.
@@ -27,6 +28,19 @@ const UNITS: [(&str, u64); 8] = [
 impl Bytes {
     pub fn count(self) -> u64 {
         self.0
+    }
+}
+
+impl From<u64> for Bytes {
+    fn from(count: u64) -> Self {
+        Self(count)
+    }
+}
+
+/// In GiB, for people.
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} GiB", self.0 as f64 / f64::from(1 << 30))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which device a worker computes on.
 
 use braindive::Device;
-use gpu::libraries::{self, LibraryError};
+use gpu::libraries::{self, Card, LibraryError};
 use std::fmt;
 use std::str::FromStr;
 
@@ -47,7 +47,7 @@ impl DeviceName {
         let card = libraries::card(ordinal).map_err(stands_in_the_way)?;
         let loaded = libraries::load().map_err(stands_in_the_way)?;
         loaded.serve(&card).map_err(stands_in_the_way)?;
-        Device::new_cuda(ordinal as usize).map_err(|error| {
+        braindive::device::open_cuda(ordinal as usize).map_err(|error| {
             // candle adds a backtrace where one is asked for.
             let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
             DeviceError::Open { device: self, reason }
@@ -62,12 +62,17 @@ impl DeviceName {
         }
     }
 
-    /// The driver's own name of a card, wherever it is plugged in.
-    pub fn uuid(self) -> Option<String> {
+    /// The card, as the driver tells it.
+    pub fn card(self) -> Option<Card> {
         match self {
             Self::Cpu => None,
-            Self::Cuda(ordinal) => Some(libraries::card(ordinal).ok()?.uuid),
+            Self::Cuda(ordinal) => libraries::card(ordinal).ok(),
         }
+    }
+
+    /// The driver's own name of a card, wherever it is plugged in.
+    pub fn uuid(self) -> Option<String> {
+        Some(self.card()?.uuid)
     }
 }
 

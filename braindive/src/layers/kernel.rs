@@ -6,7 +6,7 @@
 use super::elementary;
 use super::machine::{self, Launch};
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -108,13 +108,10 @@ pub(crate) fn run(kernel: &(impl Kernel + Launch), inputs: &[&Tensor]) -> Result
 
 /// As [`run`]: the outputs in the order of the kernel.
 pub(crate) fn run_all(kernel: &(impl Kernels + Launch), inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    match inputs.first().map(|input| input.device()) {
-        #[cfg(feature = "cuda")]
-        Some(Device::Cuda(device)) => machine::run(kernel, &machine::cuda::Cuda::new(device), inputs),
-        #[cfg(test)]
-        Some(Device::Cpu) if machine::emulated::entered() => machine::run(kernel, &machine::emulated::Emulated, inputs),
-        Some(Device::Cpu) => on_cpu(kernel, inputs),
-        _ => bail!("no layer computes on the device of its input"),
+    let Some(first) = inputs.first() else { bail!("a layer was given no input") };
+    match machine::of(first.device())? {
+        Some(machine) => machine::run(kernel, &*machine, inputs),
+        None => on_cpu(kernel, inputs),
     }
 }
 

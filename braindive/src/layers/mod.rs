@@ -10,7 +10,7 @@ mod elementary;
 mod gemm;
 mod kernel;
 mod linear;
-mod machine;
+pub mod machine;
 mod moments;
 mod norm;
 mod patches;

@@ -96,6 +96,12 @@ pub fn functions(library: Library) -> impl Iterator<Item = &'static str> {
     list(library).iter().filter(|function| !function.newer).map(|function| function.name)
 }
 
+/// How often this program has called some functions, by prefixes of their names.
+pub fn calls(library: Library, prefixes: &[&str]) -> u64 {
+    let named = |function: &&Function| prefixes.iter().any(|prefix| function.name.starts_with(prefix));
+    list(library).iter().filter(named).map(Function::calls).sum()
+}
+
 fn list(library: Library) -> &'static [Function] {
     match library {
         Library::Driver => driver::FUNCTIONS,

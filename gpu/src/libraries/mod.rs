@@ -19,4 +19,4 @@ pub use driver::Driver;
 pub use error::LibraryError;
 pub use file::{Library, LibraryFile};
 #[cfg(feature = "libraries")]
-pub use load::{Loaded, cudnn, functions, load};
+pub use load::{Loaded, calls, cudnn, functions, load};

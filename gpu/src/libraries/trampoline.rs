@@ -5,13 +5,21 @@
 
 use std::ffi::c_void;
 use std::process::abort;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+/// Where a trampoline jumps to, and how often it did. Its code knows where the two lie.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Slot {
+    pub address: AtomicPtr<c_void>,
+    pub calls: AtomicU64,
+}
 
 /// A function by its name, and the slot that its trampoline jumps through.
 #[derive(Debug)]
 pub(super) struct Function {
     pub name: &'static str,
-    pub slot: &'static AtomicPtr<c_void>,
+    pub slot: &'static Slot,
     /// Whether only newer releases of the library have it; who was compiled against an older one does not call it.
     pub newer: bool,
 }
@@ -19,7 +27,12 @@ pub(super) struct Function {
 impl Function {
     /// From here on the trampoline jumps to `address`.
     pub(super) fn set(&self, address: *mut c_void) {
-        self.slot.store(address, Ordering::Release);
+        self.slot.address.store(address, Ordering::Release);
+    }
+
+    /// How often it was called.
+    pub(super) fn calls(&self) -> u64 {
+        self.slot.calls.load(Ordering::Relaxed)
     }
 }
 
@@ -42,12 +55,15 @@ macro_rules! functions {
     (@define $library:literal: $($name:ident)*) => {
         $(
             #[allow(non_upper_case_globals, reason = "a slot has its function's name")]
-            static $name: std::sync::atomic::AtomicPtr<std::ffi::c_void> = std::sync::atomic::AtomicPtr::new({
-                extern "C" fn absent() -> ! {
-                    $crate::libraries::trampoline::absent($library, stringify!($name))
-                }
-                absent as *mut std::ffi::c_void
-            });
+            static $name: $crate::libraries::trampoline::Slot = $crate::libraries::trampoline::Slot {
+                address: std::sync::atomic::AtomicPtr::new({
+                    extern "C" fn absent() -> ! {
+                        $crate::libraries::trampoline::absent($library, stringify!($name))
+                    }
+                    absent as *mut std::ffi::c_void
+                }),
+                calls: std::sync::atomic::AtomicU64::new(0),
+            };
 
             #[cfg(target_arch = "x86_64")]
             std::arch::global_asm!(
@@ -56,6 +72,7 @@ macro_rules! functions {
                 concat!(".hidden ", stringify!($name)),
                 concat!(".type ", stringify!($name), ", @function"),
                 concat!(stringify!($name), ":"),
+                "lock inc qword ptr [rip + {slot} + 8]",
                 "jmp qword ptr [rip + {slot}]",
                 slot = sym $name,
             );
@@ -69,7 +86,12 @@ macro_rules! functions {
                 concat!(".type ", stringify!($name), ", %function"),
                 concat!(stringify!($name), ":"),
                 "adrp x16, {slot}",
-                "ldr x16, [x16, :lo12:{slot}]",
+                "add x16, x16, :lo12:{slot}",
+                // Not atomic: calls of two threads at the same moment may count as one.
+                "ldr x17, [x16, 8]",
+                "add x17, x17, 1",
+                "str x17, [x16, 8]",
+                "ldr x16, [x16]",
                 "br x16",
                 slot = sym $name,
             );

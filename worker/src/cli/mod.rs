@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod doctor;
 mod fit;
 mod import;
 mod prepare;
@@ -40,6 +41,8 @@ enum Command {
     Sample(sample::Sample),
     /// Measure what a guided step and its parts cost on a device
     Bench(bench::Bench),
+    /// Look at a device: card, driver, libraries, memory, and every kind of layer on it beside the CPU's
+    Doctor(doctor::Doctor),
     /// Prepare a subject of the Natural Scenes Dataset for fitting; a stopped one goes on where it ended
     Prepare(prepare::Prepare),
     /// Fit a voxel encoder to a subject's prepared data, or take one over, and evaluate it
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Some(Command::Sample(args)) => args.run(),
         Some(Command::Bench(args)) => args.run(),
+        Some(Command::Doctor(args)) => args.run(),
         Some(Command::Prepare(args)) => args.run(),
         Some(Command::Fit(args)) => args.run(),
         Some(Command::Evaluate(args)) => args.run(),

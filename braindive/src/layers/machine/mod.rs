@@ -4,40 +4,54 @@
 //! machine is a GPU, or the emulation that runs the same launches on the CPU, so that they are tested where there is no GPU.
 
 #[cfg(feature = "cuda")]
-pub(crate) mod cuda;
+mod cuda;
 #[cfg(test)]
 pub(crate) mod emulated;
 mod product;
 
-pub(crate) use product::{Operand, Product};
+pub use product::{Operand, Product};
 
-use candle_core::{DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use gpu::{Argument, Grid};
 
 /// Something that kernels are launched on. What is launched runs in order, later than the call.
-pub(crate) trait Machine {
+pub trait Machine {
     /// A tensor whose elements are not defined yet.
+    ///
+    /// # Errors
+    /// The machine has no memory left, or does not compute in this type.
     fn empty(&self, shape: Shape, dtype: DType) -> Result<Tensor>;
 
     /// Where the elements of a contiguous tensor of this machine begin.
+    ///
+    /// # Errors
+    /// The tensor is strided, or of another machine.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
 
     /// Launches the kernel of that name, compiled for the element type.
+    ///
+    /// # Errors
+    /// There is no such kernel, or the machine refuses the launch.
     fn launch(&self, kernel: &'static str, element: DType, grid: Grid, arguments: &[Argument]) -> Result<()>;
 
     /// Computes matrix products.
+    ///
+    /// # Errors
+    /// The machine refuses them.
     fn multiply(&self, product: &Product) -> Result<()>;
 
     /// Computes a convolution by the vendor's library, if there is one for this: whether it did.
+    ///
+    /// # Errors
+    /// The library failed.
     fn convolve(&self, _convolution: &Convolution<'_>) -> Result<bool> {
         Ok(false)
     }
 }
 
 /// A convolution of a batch, or its adjoint, as a library is asked for it.
-#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a library of a GPU reads it"))]
 #[derive(Debug)]
-pub(crate) struct Convolution<'a> {
+pub struct Convolution<'a> {
     /// [outputs, inputs, kernel, kernel]
     pub weight: &'a Tensor,
     /// [batch, inputs, height, width]: what is read, or by the adjoint written.
@@ -49,9 +63,24 @@ pub(crate) struct Convolution<'a> {
     pub adjoint: bool,
 }
 
+/// The machine that a device is; none where layers compute on the CPU itself.
+pub(super) fn of(device: &Device) -> Result<Option<Box<dyn Machine + '_>>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(Some(Box::new(cuda::Cuda::new(device)))),
+        #[cfg(test)]
+        Device::Cpu if emulated::entered() => Ok(Some(Box::new(emulated::Emulated))),
+        Device::Cpu => Ok(None),
+        _ => bail!("no layer computes on a device such as {device:?}"),
+    }
+}
+
 /// A computation by launches. Inputs are contiguous, and of one element type, f32, f16 or bf16.
-pub(crate) trait Launch {
+pub trait Launch {
     /// The outputs, in the order of the kernel.
+    ///
+    /// # Errors
+    /// The machine's.
     fn launch(&self, machine: &dyn Machine, inputs: &[&Tensor]) -> Result<Vec<Tensor>>;
 }
 
@@ -105,16 +134,25 @@ pub(super) fn long(count: usize) -> Argument {
 
 impl dyn Machine + '_ {
     /// The address of a tensor as an argument.
+    ///
+    /// # Errors
+    /// As [`Machine::address`].
     pub fn pointer(&self, tensor: &Tensor) -> Result<Argument> {
         Ok(Argument::Pointer(self.address(tensor)?))
     }
 
     /// A tensor of the shape and type of another one, whose elements are not defined yet.
+    ///
+    /// # Errors
+    /// As [`Machine::empty`].
     pub fn like(&self, tensor: &Tensor) -> Result<Tensor> {
         self.empty(tensor.shape().clone(), tensor.dtype())
     }
 
     /// A matrix, or the first of a batch of them, in a contiguous tensor: from element `offset`, rows `stride` apart.
+    ///
+    /// # Errors
+    /// As [`Machine::address`].
     pub fn operand(&self, tensor: &Tensor, offset: usize, stride: usize) -> Result<Operand> {
         let address = self.address(tensor)? + (offset * tensor.dtype().size_in_bytes()) as u64;
         Ok(Operand { address, dtype: tensor.dtype(), stride, transposed: false, batch_stride: 0 })

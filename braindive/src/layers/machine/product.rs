@@ -4,7 +4,7 @@ use candle_core::DType;
 
 /// A matrix in a machine's memory, row by row, or a batch of matrices of the same extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Operand {
+pub struct Operand {
     pub address: u64,
     pub dtype: DType,
     /// Elements from one row to the next.
@@ -16,10 +16,14 @@ pub(crate) struct Operand {
 }
 
 impl Operand {
+    /// The transpose of what it is.
+    #[must_use]
     pub fn transposed(self) -> Self {
         Self { transposed: !self.transposed, ..self }
     }
 
+    /// As many matrices as the product has, `batch_stride` elements apart.
+    #[must_use]
     pub fn batched(self, batch_stride: usize) -> Self {
         Self { batch_stride, ..self }
     }
@@ -27,7 +31,7 @@ impl Operand {
 
 /// output = scale · left · right, or what was there before plus that; of every matrix of a batch. Sums are taken in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Product {
+pub struct Product {
     /// [rows, inner]
     pub left: Operand,
     /// [inner, columns]
@@ -48,15 +52,20 @@ impl Product {
         Self { left, right, output, rows, inner, columns, batch: 1, scale: 1.0, accumulate: false }
     }
 
+    /// Of as many matrices.
+    #[must_use]
     pub fn batched(self, batch: usize) -> Self {
         Self { batch, ..self }
     }
 
+    /// Times a number.
+    #[must_use]
     pub fn scaled(self, scale: f64) -> Self {
         Self { scale: scale as f32, ..self }
     }
 
     /// Added to what is there.
+    #[must_use]
     pub fn accumulated(self, accumulate: bool) -> Self {
         Self { accumulate, ..self }
     }
