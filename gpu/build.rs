@@ -1,5 +1,9 @@
-//! Compiles the kernels to PTX for the feature `ptx`, and stands in for NVIDIA's libraries at the linker for the feature `libraries`. A
-//! build without features does nothing here.
+//! Compiles the kernels to PTX for the feature `ptx`, and for the host for `emulation`; stands in for NVIDIA's libraries at the linker for
+//! `libraries`. A build without features does nothing here.
+
+#[cfg(feature = "emulation")]
+#[path = "build/emulation.rs"]
+mod emulation;
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -11,7 +15,13 @@ use std::{env, fs, io};
 const ELEMENTS: [&str; 3] = ["F32", "F16", "BF16"];
 
 /// PTX for the oldest cards that are served runs on every newer one: the driver translates it.
-const ARCHITECTURE: &str = "compute_70";
+fn architecture(element: &str) -> &'static str {
+    match element {
+        // None before multiplies matrices of brain floats.
+        "BF16" => "compute_80",
+        _ => "compute_70",
+    }
+}
 
 /// What cudarc and candle's kernels have the linker look for.
 const LIBRARIES: [&str; 7] = ["cuda", "cudart", "cublas", "cublasLt", "curand", "nvrtc", "cudnn"];
@@ -25,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_LIBRARIES").is_some() {
         stand_in(&out.join("libraries"))?;
     }
+    #[cfg(feature = "emulation")]
+    emulation::compile(&ELEMENTS)?;
     Ok(())
 }
 
@@ -63,7 +75,7 @@ fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
     for element in ELEMENTS {
         let ptx = out.join(format!("{}.ptx", element.to_lowercase()));
         let mut command = Command::new(&nvcc);
-        command.args(["--ptx", "-std=c++17", "-O3", "-arch", ARCHITECTURE]);
+        command.args(["--ptx", "-std=c++17", "-O3", "-arch", architecture(element)]);
         command.arg(format!("-DELEMENT_{element}")).arg("-I").arg(&kernels);
         if let Some(compiler) = env::var_os("NVCC_CCBIN") {
             command.arg("-allow-unsupported-compiler").arg("-ccbin").arg(compiler);

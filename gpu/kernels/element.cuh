@@ -15,7 +15,7 @@
 #define KERNEL extern "C" __global__ void
 #define EXPORT(name)
 // A block's shared memory beyond what the kernel declares, as many bytes as the launch says.
-#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 #endif
 
 // Brain floating point: the upper half of a float. Our own, since NVIDIA's has no arithmetic below sm_80.
@@ -29,10 +29,16 @@ __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
 
 __device__ __forceinline__ bf16 to_bf16(float x) {
+#if __CUDA_ARCH__ >= 800
+    bf16 rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+    return rounded;
+#else
     const unsigned bits = __float_as_uint(x);
     // A NaN stays one: rounding could carry its mantissa into an infinity.
     if (x != x) return {(unsigned short)(bits >> 16 | 0x40)};
     return {(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+#endif
 }
 
 // from_float rounds to the nearest, ties to even.

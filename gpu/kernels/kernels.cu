@@ -2,4 +2,5 @@
 
 #include "element.cuh"
 
+#include "attention.cuh"
 #include "fill.cuh"
