@@ -1,5 +1,5 @@
-//! Compiles the kernels: to PTX for the feature `ptx`, for the host for `emulation`. Stands in for NVIDIA's libraries at the linker for the
-//! feature `libraries`. A build without features does nothing here.
+//! Compiles the kernels to PTX for the feature `ptx`, and for the host for `emulation`; stands in for NVIDIA's libraries at the linker for
+//! `libraries`. A build without features does nothing here.
 
 #[cfg(feature = "emulation")]
 #[path = "build/emulation.rs"]
@@ -32,11 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var_os("CARGO_FEATURE_PTX").is_some() {
         compile(&out)?;
     }
-    #[cfg(feature = "emulation")]
-    emulation::compile(&ELEMENTS)?;
     if env::var_os("CARGO_FEATURE_LIBRARIES").is_some() {
         stand_in(&out.join("libraries"))?;
     }
+    #[cfg(feature = "emulation")]
+    emulation::compile(&ELEMENTS)?;
     Ok(())
 }
 
