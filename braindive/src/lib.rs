@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod dataset;
+mod device_error;
 pub mod encoder;
 pub mod error;
 pub mod folder;

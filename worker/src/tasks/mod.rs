@@ -162,6 +162,7 @@ fn class_of(error: &braindive::Error) -> FailureClass {
         ErrorKind::BadInput => FailureClass::BadInput,
         ErrorKind::Io => FailureClass::Io,
         ErrorKind::OutOfMemory => FailureClass::OutOfMemory,
+        ErrorKind::DeviceFault => FailureClass::DeviceFault,
         ErrorKind::NonFinite => FailureClass::NonFinite,
         ErrorKind::Stopped | ErrorKind::Bug => FailureClass::Bug,
     }
