@@ -1,7 +1,7 @@
 //! The agent: registers, claims, hands jobs to the task runner, delivers what comes out, renews leases, drains.
 //!
 //! [`claim`] fills the queue [`ready`], [`slot`]s empty it, each batch on a blocking thread. A slot is free again as soon as its
-//! computation ends: [`deliver`] runs beside the next batch, from the [`spool`]. The [`heartbeat`] starts before the first claim
+//! batch needs the device no more: encoding and [`deliver`] run beside the next batch, from the [`spool`]. The [`heartbeat`] starts before the first claim
 //! and ends after the last delivery; [`drain`] is the way out.
 
 mod backoff;

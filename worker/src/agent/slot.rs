@@ -1,13 +1,13 @@
-//! A slot: runs one batch after another. What a batch gave is delivered beside the next one.
+//! A slot: runs one batch after another on the device. What a batch gave is encoded and delivered beside the next one.
 
 use super::Agent;
 use super::ready::Batch;
 use super::spool::Ending;
-use crate::tasks::{Product, TaskError, Work};
+use crate::tasks::{Computed, Product, TaskError, Work};
 use protocol::outcome::{Completed, Failed};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 /// Runs what is ready until the worker drains, and returns when all of it is delivered.
 pub async fn serve(agent: Arc<Agent>) {
@@ -42,7 +42,7 @@ pub async fn serve(agent: Arc<Agent>) {
 
 impl Agent {
     /// Fetches what a batch works on and runs it on a thread of its own.
-    async fn compute(&self, mut batch: Batch) -> Vec<(Work, Result<Product, TaskError>)> {
+    async fn compute(&self, mut batch: Batch) -> Vec<(Work, Result<Computed, TaskError>)> {
         if let Err(error) = self.fetch(&mut batch).await {
             return batch.into_iter().map(|work| (work, Err(error.clone()))).collect();
         }
@@ -52,7 +52,7 @@ impl Agent {
         }
         let (runner, batch) = (self.runner.clone(), Arc::new(batch));
         let running = batch.clone();
-        let outcomes = tokio::task::spawn_blocking(move || runner.run(&running)).await;
+        let outcomes = spawn_blocking(move || runner.run(&running)).await;
         batch.iter().for_each(|work| work.control.end());
         let outcomes = outcomes.unwrap_or_else(|panic| {
             let error = TaskError::from_panic(panic);
@@ -61,10 +61,17 @@ impl Agent {
         batch.iter().cloned().zip(outcomes).collect()
     }
 
-    /// Delivers what a job gave, and holds it until then. `waiting`: the job's share of the time that its slot had stood idle.
-    async fn conclude(self: Arc<Self>, work: Work, outcome: Result<Product, TaskError>, waiting: Duration) {
+    /// Finishes and delivers what a job gave, and holds it until then. `waiting`: the job's share of the time that its slot had stood
+    /// idle.
+    async fn conclude(self: Arc<Self>, work: Work, outcome: Result<Computed, TaskError>, waiting: Duration) {
         let (worker, job, fence) = (self.worker, work.job.job, work.job.fence);
-        match outcome {
+        let product = match outcome {
+            Ok(computed) => {
+                spawn_blocking(|| computed.finish()).await.unwrap_or_else(|panic| Err(TaskError::from_panic(panic)))
+            }
+            Err(error) => Err(error),
+        };
+        match product {
             Ok(Product { png, mut result }) => {
                 result.seconds_mut().waiting = waiting.as_secs_f64();
                 self.courier.deliver(Ending::Completed(Completed { worker, job, fence, result }), png).await;

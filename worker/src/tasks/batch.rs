@@ -4,9 +4,9 @@ use super::deviations::deviations;
 use super::facts::Facts;
 use super::models::{Loaded, Shelf, ShelfError, digests};
 use super::objective::resolve;
-use super::sample::{Order, product, timed};
+use super::sample::{Order, Painted, judge, product, timed};
 use super::start::noise;
-use super::{Product, TaskError, Work};
+use super::{Computed, TaskError, Work};
 use braindive::Error;
 use braindive::sampler::{self, Memory, Sample, Step};
 use protocol::ids::Digest;
@@ -15,7 +15,6 @@ use protocol::outcome::PhaseSeconds;
 use protocol::version::SOFTWARE;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// Whether jobs of two conditions can be sampled together: the same networks, and the same of everything that a batch shares.
 pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
@@ -36,17 +35,17 @@ pub fn run(
     device: &str,
     memory_limit: Option<u64>,
     batch: &[(&Work, &SampleCondition)],
-) -> Vec<Result<Product, TaskError>> {
+) -> Vec<Result<Computed, TaskError>> {
     let mut jobs: Vec<Result<Job<'_>, TaskError>> =
         batch.iter().map(|(work, condition)| Job::prepare(shelf, work, condition)).collect();
     let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
-    let mut samples = sample(shelf, memory_limit, &mut ready).into_iter();
+    let mut painted = paint(shelf, memory_limit, &mut ready).into_iter();
     jobs.into_iter()
         .map(|job| {
-            let mut job = job?;
-            let sample = samples.next().unwrap_or(Err(Error::Stopped { step: 0 }));
-            let done = sample.and_then(|sample| job.finish(sample, device));
-            done.map_err(|error| ShelfError::from(error).end(job.seconds))
+            let job = job?;
+            let painted = painted.next().unwrap_or(Err(Error::Stopped { step: 0 }));
+            let seconds = job.seconds;
+            painted.map(|painted| job.computed(painted, device)).map_err(|error| ShelfError::from(error).end(seconds))
         })
         .collect()
 }
@@ -78,48 +77,67 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn finish(&mut self, sample: Sample, device: &str) -> Result<Product, Error> {
-        let (order, asked) = (&self.order, &self.condition.sampling);
-        let painted = order.score(sample, &self.models, &mut self.seconds)?;
+    fn computed(self, painted: Painted, device: &str) -> Computed {
+        let (order, asked, seconds) = (self.order, &self.condition.sampling, self.seconds);
+        let Painted { image, scores, .. } = painted;
         let facts = Facts {
-            subject: Some(&self.condition.subject),
-            region: Some(&self.condition.region),
+            subject: Some(self.condition.subject.clone()),
+            region: Some(self.condition.region.clone()),
             seed: Some(self.work.job.seed),
-            sampling: asked,
+            sampling: asked.clone(),
             effective_gamma: order.objective.effective_gamma(asked.gamma),
-            scores: &painted.scores,
-            models: self.digests.clone(),
+            scores,
+            models: self.digests,
             software: SOFTWARE,
         };
         let deviations = deviations(asked, &order.objective, self.models.diffusion.dtype);
-        product(&facts, &painted.image, device, deviations, self.seconds)
+        let device = device.to_owned();
+        Computed::new(seconds, move || {
+            product(facts, &image, &device, deviations, seconds).map_err(|error| ShelfError::from(error).end(seconds))
+        })
     }
 }
 
-/// One sample per job, in order; every job is charged its share of the time.
-fn sample(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Sample, Error>> {
-    if jobs.is_empty() {
-        return Vec::new();
-    }
-    let start = Instant::now();
-    let sampled = together(shelf, memory_limit, jobs);
-    let share = start.elapsed().as_secs_f64() / jobs.len() as f64;
-    jobs.iter_mut().for_each(|job| job.seconds.sampling += share);
-    match sampled {
-        Ok(samples) => samples,
+/// One scored image per job, in order; every job is charged its share of the time.
+fn paint(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Painted, Error>> {
+    match together(shelf, memory_limit, jobs) {
+        Ok(painted) => painted,
         Err(error) if jobs.len() == 1 => vec![Err(error)],
         Err(Error::Stopped { step }) => jobs.iter().map(|_| Err(Error::Stopped { step })).collect(),
         Err(error) => {
             tracing::warn!(jobs = jobs.len(), "a batch failed and is run again in halves: {error}");
             let (first, second) = jobs.split_at_mut(jobs.len() / 2);
-            let mut samples = sample(shelf, memory_limit, first);
-            samples.extend(sample(shelf, memory_limit, second));
-            samples
+            let mut painted = paint(shelf, memory_limit, first);
+            painted.extend(paint(shelf, memory_limit, second));
+            painted
         }
     }
 }
 
+/// One pass through sampler, encoder and probe.
 fn together(
+    shelf: &Shelf,
+    memory_limit: Option<u64>,
+    jobs: &mut [&mut Job<'_>],
+) -> Result<Vec<Result<Painted, Error>>, Error> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut seconds = PhaseSeconds::default();
+    let samples = timed(&mut seconds.sampling, || sample(shelf, memory_limit, jobs));
+    let painted = samples.and_then(|samples| {
+        let orders: Vec<_> = jobs.iter().map(|job| (&job.order, &job.models)).collect();
+        timed(&mut seconds.scoring, || judge(&orders, samples))
+    });
+    let share = 1.0 / jobs.len() as f64;
+    for job in jobs {
+        job.seconds.sampling += share * seconds.sampling;
+        job.seconds.scoring += share * seconds.scoring;
+    }
+    painted
+}
+
+fn sample(
     shelf: &Shelf,
     memory_limit: Option<u64>,
     jobs: &[&mut Job<'_>],

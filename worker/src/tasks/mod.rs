@@ -22,6 +22,7 @@ use protocol::claim::ClaimedJob;
 use protocol::ids::Digest;
 use protocol::job::{Condition, SampleCondition, SimulateCondition};
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds};
+use std::fmt;
 use std::sync::Arc;
 
 /// What a finished job gave.
@@ -31,6 +32,30 @@ pub struct Product {
     pub png: Option<Vec<u8>>,
     /// Complete but for the seconds spent on uploading.
     pub result: JobResult,
+}
+
+/// A job whose work on the device is done. What is left, encoding and digests, is for the host alone and runs beside the next batch.
+pub struct Computed {
+    /// Complete but for the seconds spent on uploading.
+    pub seconds: PhaseSeconds,
+    finish: Box<dyn FnOnce() -> Result<Product, TaskError> + Send>,
+}
+
+impl fmt::Debug for Computed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Computed").field("seconds", &self.seconds).finish_non_exhaustive()
+    }
+}
+
+impl Computed {
+    pub fn new(seconds: PhaseSeconds, finish: impl FnOnce() -> Result<Product, TaskError> + Send + 'static) -> Self {
+        Self { seconds, finish: Box::new(finish) }
+    }
+
+    /// Does what is left.
+    pub fn finish(self) -> Result<Product, TaskError> {
+        (self.finish)()
+    }
 }
 
 /// How a job ends without a product.
@@ -78,9 +103,9 @@ pub struct Work {
 
 /// Something that runs jobs.
 pub trait Runner: Send + Sync + 'static {
-    /// Runs jobs that [`into_batches`] put together to their ends, on the calling thread; one outcome per job, in order. Looks at
-    /// their controls often, and reports progress to them.
-    fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>>;
+    /// Runs jobs that [`into_batches`] put together until they need the device no more, on the calling thread; one outcome per job, in
+    /// order. Looks at their controls often, and reports progress to them.
+    fn run(&self, batch: &[Work]) -> Vec<Result<Computed, TaskError>>;
 
     /// Whether the condition's models are in memory.
     fn is_loaded(&self, condition: &Condition) -> bool;
@@ -123,7 +148,7 @@ impl DeviceRunner {
 }
 
 impl Runner for DeviceRunner {
-    fn run(&self, batch: &[Work]) -> Vec<Result<Product, TaskError>> {
+    fn run(&self, batch: &[Work]) -> Vec<Result<Computed, TaskError>> {
         let mut outcomes = Vec::with_capacity(batch.len());
         let mut sampled: Vec<(&Work, &SampleCondition)> = Vec::new();
         let mut simulated: Vec<(&Work, &SimulateCondition)> = Vec::new();
