@@ -7,6 +7,7 @@
 pub mod agent;
 mod bench;
 mod bytes;
+mod card;
 mod chain;
 pub mod cli;
 pub mod client;

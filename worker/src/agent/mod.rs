@@ -40,6 +40,7 @@ use spool::{Left, Spool};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 
 /// What a worker is, beside the tasks that it can run.
@@ -49,6 +50,8 @@ pub struct Identity {
     pub host: String,
     pub device: String,
     pub device_name: String,
+    /// The driver's own name of the device, wherever it is plugged in; `None` for a CPU.
+    pub device_uuid: Option<String>,
     /// How many batches run at a time.
     pub slots: u32,
     /// How many jobs a batch takes.
@@ -83,6 +86,11 @@ pub enum AgentError {
          shows its key, `coordinator release-device KEY` lets it work again"
     )]
     Quarantined { reason: String },
+    #[error(
+        "the device failed, and this process can compute nothing more on it: {fault}; the job was reported, which quarantines the device, and all \
+         others were given back. Have it looked at, release it with `coordinator release-device KEY`, then start the worker again"
+    )]
+    DeviceFault { fault: String },
 }
 
 /// What claims, slots and deliveries share.
@@ -98,9 +106,11 @@ struct Agent {
     /// How many jobs a batch takes.
     batch: u32,
     deadline: Option<Deadline>,
+    /// How the device failed, once it has.
+    fault: SetOnce<String>,
 }
 
-/// Runs until a signal asks to drain, or the allocation ends. A second signal gives everything back and returns at once.
+/// Runs until a signal asks to drain, the allocation ends, or the device fails. A second signal gives everything back and returns at once.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -125,6 +135,7 @@ pub async fn run(
         seen: Seen::default(),
         batch: identity.batch,
         deadline: settings.deadline,
+        fault: SetOnce::new(),
         courier: courier.clone(),
         client,
     });
@@ -191,6 +202,7 @@ impl Agent {
                     tracing::info!("the allocation ends");
                     return Ok(());
                 }
+                fault = self.fault.wait() => return Err(AgentError::DeviceFault { fault: fault.clone() }),
                 ended = claims.join_next() => ended,
             };
             return match ended {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinSet, spawn_blocking};
 
-/// Runs what is ready until the worker drains, and returns when all of it is delivered.
+/// Runs what is ready until the worker drains or the device fails, and returns when all of it is delivered.
 pub async fn serve(agent: Arc<Agent>) {
     let mut deliveries = JoinSet::new();
     let mut last_end = None;
@@ -30,6 +30,12 @@ pub async fn serve(agent: Arc<Agent>) {
         idle.inspect(|gap| agent.gaps.record(*gap));
         let done = agent.compute(batch).await;
         last_end = Some(Instant::now());
+        let fault = done.iter().find_map(|(_, outcome)| outcome.as_ref().err()?.device_fault()).map(str::to_owned);
+        if let Some(fault) = fault {
+            // Whatever this process asks of the device from now on fails too: the worker drains, and this slot takes nothing more.
+            let _ = agent.fault.set(fault);
+            agent.ready.closed().await;
+        }
         agent.ready.free();
         let waiting = idle.unwrap_or_default() / u32::try_from(done.len()).unwrap_or(u32::MAX).max(1);
         for (work, outcome) in done {

@@ -57,7 +57,8 @@ enum Command {
     ImportBerg(import::ImportBerg),
 }
 
-/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined.
+/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined, 5 the device
+/// failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -84,16 +85,17 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
-            let input = error.is::<RequestError>() || error.downcast_ref().is_some_and(prepare::is_input);
-            let quarantined = matches!(error.downcast_ref(), Some(AgentError::Quarantined { .. }));
-            ExitCode::from(if input {
-                2
-            } else if quarantined {
-                3
-            } else {
-                1
-            })
+            ExitCode::from(code(&error))
         }
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(AgentError::Quarantined { .. }) => 3,
+        Some(AgentError::DeviceFault { .. }) => 5,
+        _ if error.is::<RequestError>() || error.downcast_ref().is_some_and(prepare::is_input) => 2,
+        _ => 1,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::agent::{self, Deadline, Identity, Settings, Signals};
 use crate::bytes::Bytes;
+use crate::card;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
@@ -71,6 +72,7 @@ impl Work {
             host,
             device: device_text.clone(),
             device_name: self.device.hardware(),
+            device_uuid: card::uuid(self.device),
             slots: self.slots,
             batch: self.batch,
         };

@@ -71,6 +71,14 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// What happened to the device, if that is why.
+    pub fn device_fault(&self) -> Option<&str> {
+        match self {
+            Self::Failed { class: FailureClass::DeviceFault, message, .. } => Some(message),
+            _ => None,
+        }
+    }
+
     /// A job's thread panicked: a bug, reported as one, and the worker lives on.
     pub fn from_panic(error: tokio::task::JoinError) -> Self {
         let what = match error.try_into_panic() {
