@@ -54,7 +54,7 @@ pub struct Identity {
     pub device_uuid: Option<String>,
     /// How many batches run at a time.
     pub slots: u32,
-    /// How many jobs a batch takes.
+    /// How many jobs a batch takes, as far as is known before the first.
     pub batch: u32,
 }
 
@@ -103,7 +103,7 @@ struct Agent {
     courier: Courier,
     gaps: Gaps,
     seen: Seen,
-    /// How many jobs a batch takes.
+    /// How many jobs a batch takes before any was claimed.
     batch: u32,
     deadline: Option<Deadline>,
     /// How the device failed, once it has.

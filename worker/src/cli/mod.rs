@@ -11,6 +11,7 @@ mod work;
 
 use crate::agent::AgentError;
 use crate::chain::chain;
+use crate::tasks::pass::NothingToFill;
 use crate::tasks::request::RequestError;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -94,7 +95,12 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(AgentError::Quarantined { .. }) => 3,
         Some(AgentError::DeviceFault { .. }) => 5,
-        _ if error.is::<RequestError>() || error.downcast_ref().is_some_and(prepare::is_input) => 2,
+        _ if error.is::<RequestError>()
+            || error.is::<NothingToFill>()
+            || error.downcast_ref().is_some_and(prepare::is_input) =>
+        {
+            2
+        }
         _ => 1,
     }
 }

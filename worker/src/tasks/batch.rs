@@ -4,11 +4,12 @@ use super::deviations::deviations;
 use super::facts::Facts;
 use super::models::{Loaded, Shelf, ShelfError, digests};
 use super::objective::resolve;
+use super::pass::{self, Passes};
 use super::sample::{Order, Painted, judge, product, timed};
 use super::start::noise;
 use super::{Computed, TaskError, Work};
 use braindive::Error;
-use braindive::sampler::{self, Memory, Sample, Step};
+use braindive::sampler::{self, Memory, Parameters, Sample, Step};
 use protocol::ids::Digest;
 use protocol::job::{SampleCondition, Sampling};
 use protocol::outcome::PhaseSeconds;
@@ -28,24 +29,24 @@ pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
         && shared(&one.sampling) == shared(&other.sampling)
 }
 
-/// Runs jobs of which all share a pass, on models from the shelf; one outcome per job. A batch that fails as a whole, for want of
-/// memory or because of one of its jobs, is run again in halves. `memory_limit`: bytes.
+/// Runs jobs of which all share a pass, on models from the shelf; one outcome per job.
 pub fn run(
     shelf: &Shelf,
+    passes: &Passes,
     device: &str,
-    memory_limit: Option<u64>,
     batch: &[(&Work, &SampleCondition)],
 ) -> Vec<Result<Computed, TaskError>> {
     let mut jobs: Vec<Result<Job<'_>, TaskError>> =
         batch.iter().map(|(work, condition)| Job::prepare(shelf, work, condition)).collect();
     let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
-    let mut painted = paint(shelf, memory_limit, &mut ready).into_iter();
+    let mut painted = paint(shelf, passes, &mut ready).into_iter();
     jobs.into_iter()
         .map(|job| {
             let job = job?;
-            let painted = painted.next().unwrap_or(Err(Error::Stopped { step: 0 }));
-            let seconds = job.seconds;
-            painted.map(|painted| job.computed(painted, device)).map_err(|error| ShelfError::from(error).end(seconds))
+            match painted.next().unwrap_or(Err(TaskError::Stopped)) {
+                Ok(painted) => Ok(job.computed(painted, device)),
+                Err(error) => Err(error.after(job.seconds)),
+            }
         })
         .collect()
 }
@@ -99,32 +100,37 @@ impl<'a> Job<'a> {
 }
 
 /// One scored image per job, in order; every job is charged its share of the time.
-fn paint(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Painted, Error>> {
-    match together(shelf, memory_limit, jobs) {
-        Ok(painted) => painted,
-        Err(error) if jobs.len() == 1 => vec![Err(error)],
-        Err(Error::Stopped { step }) => jobs.iter().map(|_| Err(Error::Stopped { step })).collect(),
-        Err(error) => {
-            tracing::warn!(jobs = jobs.len(), "a batch failed and is run again in halves: {error}");
-            let (first, second) = jobs.split_at_mut(jobs.len() / 2);
-            let mut painted = paint(shelf, memory_limit, first);
-            painted.extend(paint(shelf, memory_limit, second));
+fn paint(shelf: &Shelf, passes: &Passes, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Painted, TaskError>> {
+    let Some(first) = jobs.first() else { return Vec::new() };
+    let (condition, models) = (first.condition, first.models.clone());
+    let failed = |error: Error| ShelfError::from(error).end(PhaseSeconds::default());
+    let painted = match passes.find(shelf, condition, &models) {
+        Ok(found) => {
+            let mut pass = found;
+            let painted = pass::run(&mut pass, jobs, &mut |jobs: &mut [&mut Job<'_>], memory| {
+                let painted = together(jobs, memory).map_err(failed)?;
+                Ok(painted.into_iter().map(|painted| painted.map_err(failed)).collect())
+            });
+            if pass != found {
+                passes.keep(condition, pass);
+            }
             painted
         }
-    }
+        Err(error) => {
+            let error = failed(error);
+            jobs.iter().map(|_| Err(error.clone())).collect()
+        }
+    };
+    painted
+        .into_iter()
+        .map(|painted| painted.map_err(|error| passes.explain(error, shelf, condition, &models)))
+        .collect()
 }
 
 /// One pass through sampler, encoder and probe.
-fn together(
-    shelf: &Shelf,
-    memory_limit: Option<u64>,
-    jobs: &mut [&mut Job<'_>],
-) -> Result<Vec<Result<Painted, Error>>, Error> {
-    if jobs.is_empty() {
-        return Ok(Vec::new());
-    }
+fn together(jobs: &mut [&mut Job<'_>], memory: Memory) -> Result<Vec<Result<Painted, Error>>, Error> {
     let mut seconds = PhaseSeconds::default();
-    let samples = timed(&mut seconds.sampling, || sample(shelf, memory_limit, jobs));
+    let samples = timed(&mut seconds.sampling, || sample(jobs, memory));
     let painted = samples.and_then(|samples| {
         let orders: Vec<_> = jobs.iter().map(|job| (&job.order, &job.models)).collect();
         timed(&mut seconds.scoring, || judge(&orders, samples))
@@ -137,21 +143,10 @@ fn together(
     painted
 }
 
-fn sample(
-    shelf: &Shelf,
-    memory_limit: Option<u64>,
-    jobs: &[&mut Job<'_>],
-) -> Result<Vec<Result<Sample, Error>>, Error> {
-    let first = &jobs[0];
+fn sample(jobs: &[&mut Job<'_>], memory: Memory) -> Result<Vec<Result<Sample, Error>>, Error> {
+    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
     let items = jobs.iter().map(|job| job.order.item(&job.models)).collect::<Result<Vec<_>, _>>()?;
-    let mut parameters = first.order.parameters.clone();
-    parameters.memory = match memory_limit {
-        None => Memory::default(),
-        Some(limit) => {
-            let (_, _, height, width) = first.order.initial_latents.dims4()?;
-            shelf.footprint(first.condition, &first.models)?.fit(limit, jobs.len(), height * width)?
-        }
-    };
+    let parameters = Parameters { memory, ..first.order.parameters.clone() };
     let observer = |step: &Step<'_>| {
         jobs.iter().for_each(|job| job.work.control.report(step.index as u32 + 1, step.steps as u32));
         let stopped = jobs.iter().all(|job| job.work.control.is_stopped());

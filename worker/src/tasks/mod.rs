@@ -8,6 +8,7 @@ mod folder;
 mod input;
 pub mod models;
 mod objective;
+pub mod pass;
 pub mod request;
 mod request_objective;
 mod sample;
@@ -18,6 +19,7 @@ mod start;
 
 use crate::control::Control;
 use models::Shelf;
+use pass::Passes;
 use protocol::claim::ClaimedJob;
 use protocol::ids::Digest;
 use protocol::job::{Condition, SampleCondition, SimulateCondition};
@@ -79,6 +81,14 @@ impl TaskError {
         }
     }
 
+    /// The same, after so many seconds.
+    fn after(mut self, spent: PhaseSeconds) -> Self {
+        if let Self::Failed { seconds, .. } = &mut self {
+            *seconds = spent;
+        }
+        self
+    }
+
     /// A job's thread panicked: a bug, reported as one, and the worker lives on.
     pub fn from_panic(error: tokio::task::JoinError) -> Self {
         let what = match error.try_into_panic() {
@@ -117,20 +127,28 @@ pub trait Runner: Send + Sync + 'static {
 
     /// Whether the condition's models are in memory.
     fn is_loaded(&self, condition: &Condition) -> bool;
+
+    /// How many jobs like the condition's go into a batch.
+    fn batch(&self, condition: &Condition) -> usize;
 }
 
-/// Puts jobs together that one pass through the networks can serve, at most `max` at a time; what was claimed first comes first.
-pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
+/// Whether one pass through the networks can serve jobs of both.
+pub fn share_a_pass(one: &Condition, other: &Condition) -> bool {
+    match (one, other) {
+        (Condition::Sample(one), Condition::Sample(other)) => batch::share_a_pass(one, other),
+        (Condition::Simulate(_), Condition::Simulate(_)) => true,
+        _ => false,
+    }
+}
+
+/// Puts jobs together that share a pass, as many as go into a batch; what was claimed first comes first.
+pub fn into_batches(jobs: Vec<Work>, runner: &dyn Runner) -> Vec<Vec<Work>> {
     let mut batches: Vec<Vec<Work>> = Vec::new();
     for work in jobs {
-        let open = batches.iter_mut().find(|batch: &&mut Vec<Work>| {
-            batch.len() < max
-                && match (&*batch[0].condition, &*work.condition) {
-                    (Condition::Sample(first), Condition::Sample(own)) => batch::share_a_pass(first, own),
-                    (Condition::Simulate(_), Condition::Simulate(_)) => true,
-                    _ => false,
-                }
-        });
+        let most = runner.batch(&work.condition);
+        let open = batches
+            .iter_mut()
+            .find(|batch: &&mut Vec<Work>| batch.len() < most && share_a_pass(&batch[0].condition, &work.condition));
         match open {
             Some(batch) => batch.push(work),
             None => batches.push(vec![work]),
@@ -144,14 +162,13 @@ pub fn into_batches(jobs: Vec<Work>, max: usize) -> Vec<Vec<Work>> {
 pub struct DeviceRunner {
     shelf: Shelf,
     device: String,
-    /// Bytes.
-    memory_limit: Option<u64>,
+    passes: Passes,
 }
 
 impl DeviceRunner {
-    /// `name`: as results name the device, `cpu` or `cuda:N`. `memory_limit`: bytes.
-    pub fn new(device: braindive::Device, name: String, memory_limit: Option<u64>) -> Self {
-        Self { shelf: Shelf::new(device), device: name, memory_limit }
+    /// `name`: as results name the device, `cpu` or `cuda:N`.
+    pub fn new(device: braindive::Device, name: String, passes: Passes) -> Self {
+        Self { shelf: Shelf::new(device), device: name, passes }
     }
 }
 
@@ -174,7 +191,7 @@ impl Runner for DeviceRunner {
         }
         // A batch holds one kind, so that all but one are empty.
         outcomes.extend(simulate::run(&self.device, &simulated));
-        outcomes.extend(batch::run(&self.shelf, &self.device, self.memory_limit, &sampled));
+        outcomes.extend(batch::run(&self.shelf, &self.passes, &self.device, &sampled));
         outcomes
     }
 
@@ -185,6 +202,14 @@ impl Runner for DeviceRunner {
             Condition::Prepare(_) | Condition::Fit(_) | Condition::Cluster(_) => false,
             Condition::Simulate(_) => true,
         }
+    }
+
+    fn batch(&self, condition: &Condition) -> usize {
+        let known = match condition {
+            Condition::Sample(condition) => self.passes.known(condition),
+            _ => None,
+        };
+        known.map_or(self.passes.batch().uncounted(), |pass| pass.images)
     }
 }
 
