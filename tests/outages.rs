@@ -237,6 +237,7 @@ fn a_slot_stands_idle_for_less_than_20_ms_between_two_jobs() {
     println!("gap between two jobs of 20 ms: median {p50} µs, 95th percentile {p95} µs");
     worker.signal(Signal::QUIT);
     wait_for("the histogram", || worker.log().contains("199 gaps between batches").then_some(()));
+    assert!(worker.log().contains("device busy for "), "{}", worker.log());
     worker.terminate();
     assert_eq!(worker.wait(), 0, "{}", worker.log());
     assert!(p95 < 20_000, "{p95} µs; {}", worker.log());

@@ -5,6 +5,7 @@
 //! and ends after the last delivery; [`drain`] is the way out.
 
 mod backoff;
+mod busy;
 mod claim;
 mod deadline;
 mod deliver;
@@ -20,6 +21,7 @@ mod slot;
 mod spool;
 
 use backoff::Backoff;
+use busy::Busy;
 pub use deadline::Deadline;
 use held::HeldJobs;
 pub use signals::Signals;
@@ -102,6 +104,8 @@ struct Agent {
     ready: Ready,
     courier: Courier,
     gaps: Gaps,
+    busy: Busy,
+    slots: u32,
     seen: Seen,
     /// How many jobs a batch takes before any was claimed.
     batch: u32,
@@ -132,6 +136,8 @@ pub async fn run(
         held,
         ready: Ready::new(identity.slots as usize),
         gaps: Gaps::default(),
+        busy: Busy::default(),
+        slots: identity.slots,
         seen: Seen::default(),
         batch: identity.batch,
         deadline: settings.deadline,
@@ -159,7 +165,7 @@ pub async fn run(
             Some(AgentError::Interrupted { released })
         }
     };
-    tracing::info!("{}", agent.gaps);
+    tracing::info!("{}; {}", agent.busy, agent.gaps);
     heart.stop().await;
     ended.and(interrupted.map_or(Ok(()), Err))
 }
@@ -194,7 +200,7 @@ impl Agent {
                 request = signals.next() => match request {
                     Request::Drain => return Ok(()),
                     Request::Report => {
-                        tracing::info!("{}", self.gaps);
+                        tracing::info!("{}; {}", self.busy, self.gaps);
                         continue;
                     }
                 },

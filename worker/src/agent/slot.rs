@@ -4,7 +4,7 @@ use super::Agent;
 use super::ready::Batch;
 use super::spool::Ending;
 use crate::tasks::{Computed, Product, TaskError, Work};
-use protocol::outcome::{Completed, Failed};
+use protocol::outcome::{Completed, Failed, PhaseSeconds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -28,8 +28,11 @@ pub async fn serve(agent: Arc<Agent>) {
         }
         let idle = last_end.map(|end: Instant| end.elapsed());
         idle.inspect(|gap| agent.gaps.record(*gap));
+        let began = Instant::now();
         let done = agent.compute(batch).await;
-        last_end = Some(Instant::now());
+        let ended = Instant::now();
+        last_end = Some(ended);
+        agent.busy.record(began, ended, on_device(&done) / agent.slots);
         let fault = done.iter().find_map(|(_, outcome)| outcome.as_ref().err()?.device_fault()).map(str::to_owned);
         if let Some(fault) = fault {
             // Whatever this process asks of the device from now on fails too: the worker drains, and this slot takes nothing more.
@@ -44,6 +47,16 @@ pub async fn serve(agent: Arc<Agent>) {
         while deliveries.try_join_next().is_some() {}
     }
     while deliveries.join_next().await.is_some() {}
+}
+
+/// How long the device worked on a batch.
+fn on_device(done: &[(Work, Result<Computed, TaskError>)]) -> Duration {
+    let seconds = done.iter().map(|(_, outcome)| match outcome {
+        Ok(computed) => computed.seconds,
+        Err(TaskError::Failed { seconds, .. }) => *seconds,
+        Err(TaskError::Stopped) => PhaseSeconds::default(),
+    });
+    Duration::try_from_secs_f64(seconds.map(|spent| spent.sampling + spent.scoring).sum()).unwrap_or_default()
 }
 
 impl Agent {
@@ -93,3 +106,7 @@ impl Agent {
         self.held.remove(job, fence);
     }
 }
+
+#[cfg(test)]
+#[path = "slot/tests.rs"]
+mod tests;

@@ -24,7 +24,8 @@ use tracing_subscriber::EnvFilter;
 /// Runs jobs of a coordinator on one device, or one sampling request by hand.
 ///
 /// Without a command, claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds, but for
-/// folders, which the next worker goes on making, and exits with 0. A second signal gives everything back and exits at once. SIGQUIT prints how long the slots stood idle.
+/// folders, which the next worker goes on making, and exits with 0. A second signal gives everything back and exits at once. SIGQUIT prints how busy the device
+/// was and how long the slots stood idle.
 #[derive(Debug, Parser)]
 #[command(name = "worker", version, args_conflicts_with_subcommands = true)]
 struct Cli {
