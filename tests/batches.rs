@@ -1,7 +1,7 @@
 //! Workers that compute several jobs in one pass: the same results, byte for byte, within the memory that there is.
 
 use end_to_end::table::{Counted, Table};
-use end_to_end::{Campaign, experiment, miniature, simulation, wait_for};
+use end_to_end::{Campaign, experiment, miniature, run_worker, simulation, wait_for};
 
 /// Two regions, two scales and three seeds: what one batch mixes.
 fn grid(precision: &str) -> String {
@@ -98,6 +98,23 @@ fn a_job_that_fits_in_no_way_fails_with_the_numbers_and_the_worker_goes_on() {
     wait_for("the next job", || (table.number("SELECT count(*) FROM job WHERE state = 'done'") == 1).then_some(()));
     worker.terminate();
     assert_eq!(worker.wait(), 0, "{}", worker.log());
+}
+
+#[test]
+fn the_bench_measures_every_size_of_a_batch() {
+    let folder = |name: &str| miniature().join(name).display().to_string();
+    let (diffusion, backbone) = (folder("sd"), folder("clip"));
+    let flags = ["--size", "32", "--batch", "1,3", "--parts", "guided_step,vae_forward", "--json"];
+    let output = run_worker(["bench", "--diffusion", &diffusion, "--backbone", &backbone].iter().chain(&flags));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let batches = report["batches"].as_array().expect("a report for each size");
+    assert_eq!(batches.iter().map(|batch| batch["batch"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(3)]);
+    for batch in batches {
+        assert!(batch["seconds_per_image"].as_f64().is_some_and(|seconds| seconds > 0.0), "{batch}");
+    }
+    let peak = |batch: &serde_json::Value| batch["memory"]["estimated_peak"].as_u64();
+    assert!(peak(&batches[1]) > peak(&batches[0]), "{report}");
 }
 
 /// One image takes 6.94 MB if both networks compute their blocks again.
