@@ -194,17 +194,29 @@ fn what_an_allocations_end_cuts_off_is_given_back() {
 }
 
 #[test]
-fn a_worker_on_a_faulty_device_ends_with_a_code_of_its_own_and_says_what_to_do() {
+fn a_worker_whose_device_fails_reports_the_job_gives_back_the_rest_and_ends_with_a_code_of_its_own() {
     let campaign = Campaign::new();
-    let text = simulation("faulty", 0.05, 4, "").replace("seconds: 0.05", "seconds: 0.05, fail: { device_fault: 1.0 }");
-    campaign.submit(&text);
+    campaign.submit(&simulation("long", 600.0, 1, ""));
+    let faulty = simulation("faulty", 0.05, 2, "");
+    campaign.submit(&faulty.replace("seconds: 0.05", "seconds: 0.05, fail: { device_fault: 1.0 }"));
     let _coordinator = campaign.serve(&["--heartbeat-ms", "50"]);
-    let mut worker = campaign.worker("faulty");
-    assert_eq!(worker.wait(), 3, "{}", worker.log());
+    let table = Table::open(&campaign.database());
+    let mut worker = campaign.worker_with("faulty", &["--slots", "2"]);
+    assert_eq!(worker.wait(), 5, "{}", worker.log());
     assert!(worker.log().contains("a simulated failure of class device_fault"), "{}", worker.log());
     assert!(worker.log().contains("coordinator release-device"), "{}", worker.log());
-    let table = Table::open(&campaign.database());
+    let failed = "SELECT count(*) FROM attempt WHERE class = 'device_fault'";
+    assert_eq!(table.number(failed), 1, "it computes nothing more");
     assert_eq!(table.number(RUNNING), 0, "what it held was given back");
+    assert_eq!(table.number("SELECT count(*) FROM job WHERE state = 'ready'"), 3);
+    assert_eq!(table.number(LOST), 0);
+
+    // A new process on the device learns that it is quarantined before it computes anything.
+    let attempts = table.number("SELECT count(*) FROM attempt");
+    let mut next = campaign.worker("next");
+    assert_eq!(next.wait(), 3, "{}", next.log());
+    assert!(next.log().contains("coordinator release-device"), "{}", next.log());
+    assert_eq!(table.number("SELECT count(*) FROM attempt"), attempts);
     table.assert_sound();
 }
 
@@ -225,6 +237,7 @@ fn a_slot_stands_idle_for_less_than_20_ms_between_two_jobs() {
     println!("gap between two jobs of 20 ms: median {p50} µs, 95th percentile {p95} µs");
     worker.signal(Signal::QUIT);
     wait_for("the histogram", || worker.log().contains("199 gaps between batches").then_some(()));
+    assert!(worker.log().contains("device busy for "), "{}", worker.log());
     worker.terminate();
     assert_eq!(worker.wait(), 0, "{}", worker.log());
     assert!(p95 < 20_000, "{p95} µs; {}", worker.log());

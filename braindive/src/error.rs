@@ -1,6 +1,7 @@
 //! What can go wrong between a model folder and a sampled image.
 
 use crate::cluster::ClusterError;
+use crate::device_error;
 use crate::encoder::fit::FitError;
 use std::path::PathBuf;
 
@@ -114,8 +115,10 @@ pub enum ErrorKind {
     BadInput,
     /// Reading or writing failed for a reason outside the files' contents.
     Io,
-    /// More memory than allowed.
+    /// More memory than is allowed, or than the device has.
     OutOfMemory,
+    /// The device failed: whatever this process asks of it from now on fails too.
+    DeviceFault,
     /// NaN or infinity.
     NonFinite,
     /// The observer asked for it.
@@ -127,6 +130,9 @@ pub enum ErrorKind {
 impl Error {
     /// What the error means for whoever asked.
     pub fn kind(&self) -> ErrorKind {
+        if let Some(kind) = device_error::kind(self) {
+            return kind;
+        }
         match self {
             Self::Read { source, .. } if source.kind() != std::io::ErrorKind::NotFound => ErrorKind::Io,
             Self::Checkpoint(checkpoint::Error { problem: checkpoint::Problem::Read(source), .. })

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod dataset;
 pub mod device;
+mod device_error;
 pub mod encoder;
 pub mod error;
 pub mod folder;

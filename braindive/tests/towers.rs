@@ -126,12 +126,28 @@ fn coca_sees_images_and_texts_as_in_the_reference() {
 #[test]
 fn images_are_classified_as_in_the_reference() {
     for golden in goldens() {
-        let found = golden.probe(&paper_classes()).unwrap().classify(&golden.image()).unwrap();
+        let found = golden.probe(&paper_classes()).unwrap().classify(&[&golden.image()]).unwrap().remove(0).unwrap();
         let tensor = |values: &[f64]| Tensor::new(values, &Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
         golden.assert_close("coca.similarity", &tensor(&found.similarity), 1e-6);
         golden.assert_close("coca.class_similarity", &tensor(&found.class_similarity), 1e-6);
         assert_eq!(golden.trace["coca.class"].to_vec1::<i64>().unwrap(), [found.class as i64], "{}", golden.name);
     }
+}
+
+#[test]
+fn an_image_is_classified_among_others_as_it_is_alone() {
+    let golden = goldens().remove(0);
+    let probe = golden.probe(&paper_classes()).unwrap();
+    let image = golden.image();
+    let (width, height) = (image.width(), image.height());
+    let backwards = RgbImage8::new(width, height, image.pixels().iter().rev().copied().collect()).unwrap();
+    let wide = RgbImage8::new(3 * width, height, image.pixels().repeat(3)).unwrap();
+    let images = [&image, &backwards, &wide];
+    let together = probe.classify(&images).unwrap();
+    for (image, together) in images.into_iter().zip(together) {
+        assert_eq!(probe.classify(&[image]).unwrap().remove(0).unwrap(), together.unwrap());
+    }
+    assert!(probe.classify(&[]).unwrap().is_empty());
 }
 
 #[test]

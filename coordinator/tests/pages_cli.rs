@@ -131,7 +131,7 @@ async fn work(demo: PathBuf, outcome: Outcome) {
         software: SOFTWARE.to_owned(),
     };
     let Registered { worker, .. } = client.post("register", &register).await.unwrap();
-    let claim = Claim { worker, max: 2, wait_ms: 0, loaded: Vec::new(), ahead: false, remaining_ms: None };
+    let claim = Claim { worker, max: 2, wait_ms: 0, loaded: Vec::new(), ahead: false, batch: None, remaining_ms: None };
     let Claimed { jobs, .. } = client.post("claim", &claim).await.unwrap();
     assert_eq!(jobs.len(), 2);
     let seconds = PhaseSeconds::default();

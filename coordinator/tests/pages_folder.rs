@@ -61,7 +61,7 @@ async fn done(db: &Path) {
         software: SOFTWARE.to_owned(),
     };
     let worker = queue.register(introduction).await.unwrap().worker;
-    let claim = Claim { worker, max: 1, wait_ms: 0, loaded: Vec::new(), ahead: false, remaining_ms: None };
+    let claim = Claim { worker, max: 1, wait_ms: 0, loaded: Vec::new(), ahead: false, batch: None, remaining_ms: None };
     let job = queue.claim(claim).await.unwrap().jobs.pop().unwrap();
     let image = Digest::from_bytes(&[7; 32]);
     queue.record_artifact(image.clone(), 1).await.unwrap();

@@ -6,7 +6,7 @@ mod queue_fixture;
 use coordinator::queue::request::{Cancel, Retry};
 use coordinator::queue::state::State;
 use coordinator::queue::{Filter, Queue, QueueError, view};
-use protocol::claim::{Claim, Claimed};
+use protocol::claim::{Claim, Claimed, Never, Register};
 use protocol::heartbeat::{Activity, Heartbeat};
 use protocol::ids::{ConditionId, Digest, Fence, JobId, Seed, WorkerId};
 use protocol::outcome::{Disposition, FailureClass};
@@ -351,4 +351,24 @@ async fn watchers_hear_of_commits_that_change_something_and_of_no_others() {
     assert!(!changes.has_changed().unwrap(), "an empty claim changes nothing");
     queue.submit(plan("news", 1, 1)).await.unwrap();
     assert!(changes.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn a_card_that_failed_is_known_wherever_it_is_plugged_in() {
+    let (_folder, queue, _) = queue().await;
+    queue.submit(plan("small", 1, 3)).await.unwrap();
+    let card = |host: &str, device: &str, uuid: &str| Register {
+        host: host.to_owned(),
+        device: device.to_owned(),
+        device_uuid: Some(uuid.to_owned()),
+        ..register(host)
+    };
+    let failing = queue.register(card("node01", "cuda:0", "GPU-7c1e")).await.unwrap().worker;
+    let job = claim_one(&queue, failing).await;
+    queue.fail(failed(failing, &job, FailureClass::DeviceFault, "Xid 79")).await.unwrap();
+    let moved = queue.register(card("node02", "cuda:3", "GPU-7c1e")).await.unwrap().worker;
+    let never = queue.claim(claim(moved, 1)).await.unwrap().never;
+    assert_eq!(never, Some(Never::Quarantined("Xid 79".to_owned())));
+    let other = queue.register(card("node01", "cuda:0", "GPU-a552")).await.unwrap().worker;
+    claim_one(&queue, other).await;
 }

@@ -143,6 +143,17 @@ async fn a_claim_ahead_of_need_leaves_the_last_jobs_to_idle_workers() {
 }
 
 #[tokio::test]
+async fn a_worker_that_finds_how_many_jobs_it_holds_counts_for_as_many() {
+    let bench = bench().await;
+    bench.submit("few", 5, 1.0).await;
+    let (busy, _idle) = (worker(&bench.queue).await, worker(&bench.queue).await);
+    let ahead = |batch| Claim { ahead: true, batch, ..claim(busy, 1) };
+    assert_eq!(bench.queue.claim(ahead(Some(4))).await.unwrap().jobs.len(), 0, "five jobs for a batch of four and one");
+    assert_eq!(bench.queue.claim(ahead(None)).await.unwrap().jobs.len(), 0, "nothing new");
+    assert_eq!(bench.queue.claim(ahead(Some(2))).await.unwrap().jobs.len(), 1);
+}
+
+#[tokio::test]
 async fn a_paused_experiment_gives_nothing_and_a_condition_that_cannot_be_read_stands_in_nobodys_way() {
     let folder = tempdir().unwrap();
     let queue = open(folder.path(), &settings()).await;

@@ -50,6 +50,9 @@ pub struct Claim {
     /// The jobs are for later: all slots are busy. They are given only while there are enough for other workers too.
     #[serde(default)]
     pub ahead: bool,
+    /// How many jobs a batch takes now, of a worker that finds that out.
+    #[serde(default)]
+    pub batch: Option<u32>,
     /// How long until the worker's allocation ends; no job is given that would take longer. `None` if it does not end.
     #[serde(default)]
     pub remaining_ms: Option<u64>,

@@ -37,7 +37,8 @@ def ours(part, threads, worker):
     for theirs, name in PARTS[part]:
         command = [worker, "bench", "--model", "sd21-base", "--random-weights", "--size", "512", "--steps", "1", "--parts", name, "--json"]
         report = json.loads(last_json(command, {"RAYON_NUM_THREADS": str(threads)}))
-        (cost,) = report["parts"]
+        (batch,) = report["batches"]
+        (cost,) = batch["parts"]
         found[theirs] = (cost["cpu_seconds"], cost["seconds"], cost["peak_bytes"] / 1e9)
     return found
 

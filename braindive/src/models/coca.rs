@@ -54,8 +54,8 @@ impl Coca {
     pub fn preprocess(&self, image: &RgbImage8) -> Result<Tensor> {
         let config = &self.image.config;
         let image = shortest_side_center_crop(image, config.model_cfg.vision_cfg.image_size);
-        let proj = &self.image.proj;
-        let pixels = image.to_tensor(proj.device())?.to_dtype(proj.dtype())?;
+        let query = &self.image.pooler.query;
+        let pixels = image.to_tensor(query.device())?.to_dtype(query.dtype())?;
         Ok(config.preprocess_cfg.normalise(&pixels.into())?.into_value())
     }
 
@@ -83,8 +83,7 @@ struct ImageTower {
     trunk: Trunk,
     pooler: AttentionalPooler,
     ln_post: LayerNorm,
-    /// [features, features]
-    proj: Tensor,
+    proj: Linear,
 }
 
 impl ImageTower {
@@ -95,15 +94,15 @@ impl ImageTower {
             trunk: Trunk::load(&VitConfig::open_clip(&config), weights)?,
             pooler: AttentionalPooler::load(&config.model_cfg.vision_cfg, features, &visual.at("attn_pool"))?,
             ln_post: LayerNorm::load(features, LAYER_NORM_EPS, &visual.at("ln_post"))?,
-            proj: visual.get(&[features, features], "proj")?,
+            proj: Linear::new(&visual.get(&[features, features], "proj")?.t()?, None)?,
             config,
         })
     }
 
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let pooled = self.pooler.forward(&self.trunk.forward(&pixels.into())?)?;
-        let features = self.ln_post.forward(&pooled)?.value().matmul(&self.proj)?;
-        Ok(unit_norm(&features.into())?.into_value())
+        let features = self.proj.forward(&self.ln_post.forward(&pooled)?)?;
+        Ok(unit_norm(&features)?.into_value())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::RgbImage8;
+use crate::layers::Linear;
 use crate::models::coca::Coca;
 use crate::models::tokenizer::Tokenizer;
 use candle_core::{DType, Device, Tensor};
@@ -21,6 +22,8 @@ pub struct Probe {
     coca: Coca,
     /// [prompts, features], unit norm; the classes' prompts one after the other.
     text_features: Tensor,
+    /// Image features → cosine with every prompt.
+    cosines: Linear,
     /// Prompts of each class.
     class_sizes: Vec<usize>,
 }
@@ -52,7 +55,9 @@ impl Probe {
         let prompts: Vec<&str> = classes.iter().flat_map(|class| &class.prompts).map(String::as_str).collect();
         let ids = tokenizer.encode_batch(&prompts, coca.context(), device)?;
         let text_features = coca.encode_text(&ids)?;
-        Ok(Self { coca, text_features, class_sizes: classes.iter().map(|class| class.prompts.len()).collect() })
+        let cosines = Linear::new(&text_features, None)?;
+        let class_sizes = classes.iter().map(|class| class.prompts.len()).collect();
+        Ok(Self { coca, text_features, cosines, class_sizes })
     }
 
     /// Features of every prompt, [prompts, features], unit norm.
@@ -60,18 +65,23 @@ impl Probe {
         &self.text_features
     }
 
-    /// Classifies an 8-bit image of any size.
+    /// Classifies 8-bit images of any size in one pass; one whose similarities are not finite fails alone.
     ///
     /// # Errors
-    /// The computation fails, or a similarity is NaN.
-    pub fn classify(&self, image: &RgbImage8) -> Result<Classification> {
-        let feature = self.coca.encode_image(&self.coca.preprocess(image)?)?;
-        let similarity = feature.matmul(&self.text_features.t()?)?.squeeze(0)?;
-        let similarity = similarity.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        if let Some(prompt) = similarity.iter().position(|cosine| !cosine.is_finite()) {
-            return Err(Error::NonFiniteSimilarity { prompt, found: similarity[prompt] });
+    /// The computation fails.
+    pub fn classify(&self, images: &[&RgbImage8]) -> Result<Vec<Result<Classification>>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(Classification::of(similarity, &self.class_sizes))
+        let pixels = images.iter().map(|image| self.coca.preprocess(image)).collect::<Result<Vec<_>>>()?;
+        let features = self.coca.encode_image(&Tensor::cat(&pixels, 0)?)?;
+        let similarities = self.cosines.forward(&features.into())?.into_value();
+        let similarities = similarities.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        let classify = |similarity: Vec<f64>| match similarity.iter().position(|cosine| !cosine.is_finite()) {
+            Some(prompt) => Err(Error::NonFiniteSimilarity { prompt, found: similarity[prompt] }),
+            None => Ok(Classification::of(similarity, &self.class_sizes)),
+        };
+        Ok(similarities.into_iter().map(classify).collect())
     }
 }
 

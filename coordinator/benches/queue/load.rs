@@ -84,7 +84,7 @@ impl Client {
     }
 
     pub async fn claim(&self, worker: WorkerId, loaded: Vec<ConditionId>) -> anyhow::Result<Claimed> {
-        let claim = Claim { worker, max: 1, wait_ms: 0, loaded, ahead: false, remaining_ms: None };
+        let claim = Claim { worker, max: 1, wait_ms: 0, loaded, ahead: false, batch: None, remaining_ms: None };
         self.post("claim", &claim).await
     }
 }

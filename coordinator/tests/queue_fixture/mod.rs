@@ -103,7 +103,7 @@ pub fn register(name: &str) -> Register {
 
 /// A claim that does not wait.
 pub fn claim(worker: WorkerId, max: u32) -> Claim {
-    Claim { worker, max, wait_ms: 0, loaded: Vec::new(), ahead: false, remaining_ms: None }
+    Claim { worker, max, wait_ms: 0, loaded: Vec::new(), ahead: false, batch: None, remaining_ms: None }
 }
 
 pub fn claim_loaded(worker: WorkerId, max: u32, loaded: &[ConditionId]) -> Claim {

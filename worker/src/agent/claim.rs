@@ -3,7 +3,7 @@
 
 use super::{Agent, Backoff};
 use crate::client::ClientError;
-use crate::tasks::{Runner, Work, into_batches};
+use crate::tasks::{Runner, Work, into_batches, share_a_pass};
 use protocol::claim::{Claim, Claimed, Never};
 use protocol::error::RefusalCode;
 use protocol::ids::{ConditionId, Fence, JobId};
@@ -31,12 +31,15 @@ pub enum Ended {
 pub async fn keep_claiming(agent: Arc<Agent>, ahead: bool) -> Ended {
     let mut backoff = Backoff::default();
     while let Some(batches) = agent.ready.wanted(ahead).await {
+        let loaded = agent.seen.loaded(&*agent.runner);
+        let batch = loaded.first().map_or(agent.batch as usize, |(_, condition)| agent.runner.batch(condition));
         let claim = Claim {
             worker: agent.worker,
-            max: u32::try_from(batches).unwrap_or(u32::MAX).saturating_mul(agent.batch),
+            max: u32::try_from(batches.saturating_mul(batch)).unwrap_or(u32::MAX),
             wait_ms: LONG_POLL.as_millis() as u64,
-            loaded: agent.seen.loaded(&*agent.runner),
+            loaded: loaded.into_iter().map(|(id, _)| id).collect(),
             ahead,
+            batch: u32::try_from(batch).ok(),
             remaining_ms: agent.deadline.map(|deadline| deadline.left().as_millis() as u64),
         };
         match agent.client.claim(&claim).await {
@@ -80,7 +83,7 @@ impl Agent {
             }
             jobs.push(Work { job, key: key.clone(), condition: condition.clone(), image: None, control });
         }
-        if let Err(batches) = self.ready.push(into_batches(jobs, self.batch as usize)) {
+        if let Err(batches) = self.ready.push(into_batches(jobs, &*self.runner)) {
             self.release(attempts(batches)).await;
         }
     }
@@ -96,10 +99,16 @@ pub fn attempts(batches: Vec<Vec<Work>>) -> Vec<(JobId, Fence)> {
 pub struct Seen(Mutex<Vec<(ConditionId, Arc<Condition>)>>);
 
 impl Seen {
-    /// Those whose models are in memory, best first.
-    fn loaded(&self, runner: &dyn Runner) -> Vec<ConditionId> {
+    /// Those whose models are in memory, best first: the one seen last, then those whose jobs fill up a batch of its jobs.
+    fn loaded(&self, runner: &dyn Runner) -> Vec<(ConditionId, Arc<Condition>)> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().rev().filter(|(_, condition)| runner.is_loaded(condition)).map(|(id, _)| *id).collect()
+        let loaded = seen.iter().rev().filter(|(_, condition)| runner.is_loaded(condition));
+        let (mut first, others): (Vec<_>, Vec<_>) = match loaded.clone().next() {
+            Some((_, last)) => loaded.cloned().partition(|(_, condition)| share_a_pass(last, condition)),
+            None => return Vec::new(),
+        };
+        first.extend(others);
+        first
     }
 
     fn note(&self, id: ConditionId, condition: Arc<Condition>) {
@@ -111,5 +120,53 @@ impl Seen {
             seen.remove(0);
         }
         seen.push((id, condition));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::{Computed, TaskError};
+    use protocol::job::{Out, PrepareCondition, PrepareSettings, SimulateCondition};
+
+    /// Has the models of every condition.
+    struct AllLoaded;
+
+    impl Runner for AllLoaded {
+        fn run(&self, _: &[Work]) -> Vec<Result<Computed, TaskError>> {
+            Vec::new()
+        }
+
+        fn is_loaded(&self, _: &Condition) -> bool {
+            true
+        }
+
+        fn batch(&self, _: &Condition) -> usize {
+            4
+        }
+    }
+
+    #[test]
+    fn jobs_that_fill_up_a_batch_of_what_ran_last_are_asked_for_first() {
+        let simulate = Condition::Simulate(SimulateCondition {
+            subject: "sim01".to_owned(),
+            region: "A".to_owned(),
+            seconds: 1.0,
+            spread: 0.0,
+            fail: Default::default(),
+            bytes: 0,
+        });
+        let prepare = Condition::Prepare(Box::new(PrepareCondition {
+            subject: "subj01".to_owned(),
+            settings: PrepareSettings::default(),
+            files: Default::default(),
+            out: Out::new("/data/subj01".into()),
+        }));
+        let seen = Seen::default();
+        for (id, condition) in [(1, &simulate), (2, &prepare), (3, &simulate), (4, &prepare), (5, &simulate)] {
+            seen.note(ConditionId(id), Arc::new(condition.clone()));
+        }
+        let loaded = seen.loaded(&AllLoaded);
+        assert_eq!(loaded.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [5, 3, 1, 4, 2]);
     }
 }

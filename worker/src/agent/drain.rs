@@ -1,5 +1,5 @@
-//! Leaving: claim nothing more, give back what has not begun and what another worker goes on with where it ends here, finish the rest,
-//! deliver it, stop the heartbeat last.
+//! Leaving: claim nothing more, give back what has not begun and what another worker goes on with where it ends here, finish the rest
+//! unless the device failed, deliver it, stop the heartbeat last.
 
 use super::claim::attempts;
 use super::heartbeat::Heart;
@@ -35,7 +35,8 @@ impl Agent {
         heart.set(Activity::Draining);
         let left = self.deadline.map(Deadline::left);
         let is_late = |job: &Control| left.zip(job.rest()).is_some_and(|(left, rest)| rest > left);
-        back.extend(self.held.stop_where(|job| !job.is_computed() && (job.is_kept() || is_late(job))));
+        let faulty = self.fault.initialized();
+        back.extend(self.held.stop_where(|job| !job.is_computed() && (faulty || job.is_kept() || is_late(job))));
         // A folder that was not begun is in both.
         back.sort_unstable();
         back.dedup();

@@ -1,10 +1,11 @@
 //! The agent: registers, claims, hands jobs to the task runner, delivers what comes out, renews leases, drains.
 //!
 //! [`claim`] fills the queue [`ready`], [`slot`]s empty it, each batch on a blocking thread. A slot is free again as soon as its
-//! computation ends: [`deliver`] runs beside the next batch, from the [`spool`]. The [`heartbeat`] starts before the first claim
+//! batch needs the device no more: encoding and [`deliver`] run beside the next batch, from the [`spool`]. The [`heartbeat`] starts before the first claim
 //! and ends after the last delivery; [`drain`] is the way out.
 
 mod backoff;
+mod busy;
 mod claim;
 mod deadline;
 mod deliver;
@@ -20,6 +21,7 @@ mod slot;
 mod spool;
 
 use backoff::Backoff;
+use busy::Busy;
 pub use deadline::Deadline;
 use held::HeldJobs;
 pub use signals::Signals;
@@ -40,6 +42,7 @@ use spool::{Left, Spool};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 
 /// What a worker is, beside the tasks that it can run.
@@ -49,10 +52,11 @@ pub struct Identity {
     pub host: String,
     pub device: String,
     pub device_name: String,
+    /// The driver's own name of the device, wherever it is plugged in; `None` for a CPU.
     pub device_uuid: Option<String>,
     /// How many batches run at a time.
     pub slots: u32,
-    /// How many jobs a batch takes.
+    /// How many jobs a batch takes, as far as is known before the first.
     pub batch: u32,
 }
 
@@ -84,6 +88,11 @@ pub enum AgentError {
          shows its key, `coordinator release-device KEY` lets it work again"
     )]
     Quarantined { reason: String },
+    #[error(
+        "the device failed, and this process can compute nothing more on it: {fault}; the job was reported, which quarantines the device, and all \
+         others were given back. Have it looked at, release it with `coordinator release-device KEY`, then start the worker again"
+    )]
+    DeviceFault { fault: String },
 }
 
 /// What claims, slots and deliveries share.
@@ -95,13 +104,17 @@ struct Agent {
     ready: Ready,
     courier: Courier,
     gaps: Gaps,
+    busy: Busy,
+    slots: u32,
     seen: Seen,
-    /// How many jobs a batch takes.
+    /// How many jobs a batch takes before any was claimed.
     batch: u32,
     deadline: Option<Deadline>,
+    /// How the device failed, once it has.
+    fault: SetOnce<String>,
 }
 
-/// Runs until a signal asks to drain, or the allocation ends. A second signal gives everything back and returns at once.
+/// Runs until a signal asks to drain, the allocation ends, or the device fails. A second signal gives everything back and returns at once.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -123,9 +136,12 @@ pub async fn run(
         held,
         ready: Ready::new(identity.slots as usize),
         gaps: Gaps::default(),
+        busy: Busy::default(),
+        slots: identity.slots,
         seen: Seen::default(),
         batch: identity.batch,
         deadline: settings.deadline,
+        fault: SetOnce::new(),
         courier: courier.clone(),
         client,
     });
@@ -149,7 +165,7 @@ pub async fn run(
             Some(AgentError::Interrupted { released })
         }
     };
-    tracing::info!("{}", agent.gaps);
+    tracing::info!("{}; {}", agent.busy, agent.gaps);
     heart.stop().await;
     ended.and(interrupted.map_or(Ok(()), Err))
 }
@@ -184,7 +200,7 @@ impl Agent {
                 request = signals.next() => match request {
                     Request::Drain => return Ok(()),
                     Request::Report => {
-                        tracing::info!("{}", self.gaps);
+                        tracing::info!("{}; {}", self.busy, self.gaps);
                         continue;
                     }
                 },
@@ -192,6 +208,7 @@ impl Agent {
                     tracing::info!("the allocation ends");
                     return Ok(());
                 }
+                fault = self.fault.wait() => return Err(AgentError::DeviceFault { fault: fault.clone() }),
                 ended = claims.join_next() => ended,
             };
             return match ended {

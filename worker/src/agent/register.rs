@@ -51,3 +51,25 @@ fn introduction(settings: &Settings) -> Register {
         software: protocol::version::SOFTWARE.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Identity;
+    use std::time::Duration;
+
+    #[test]
+    fn a_card_is_introduced_by_its_own_name() {
+        let identity = Identity {
+            name: "node07/cuda:1".to_owned(),
+            host: "node07".to_owned(),
+            device: "cuda:1".to_owned(),
+            device_name: "Tesla V100-SXM2-16GB".to_owned(),
+            device_uuid: Some("GPU-7c1e".to_owned()),
+            slots: 1,
+            batch: 4,
+        };
+        let settings = Settings { identity, spool: None, deadline: None, grace: Duration::ZERO };
+        assert_eq!(introduction(&settings).device_uuid.as_deref(), Some("GPU-7c1e"));
+    }
+}

@@ -1,15 +1,15 @@
-//! A slot: runs one batch after another. What a batch gave is delivered beside the next one.
+//! A slot: runs one batch after another on the device. What a batch gave is encoded and delivered beside the next one.
 
 use super::Agent;
 use super::ready::Batch;
 use super::spool::Ending;
-use crate::tasks::{Product, TaskError, Work};
-use protocol::outcome::{Completed, Failed};
+use crate::tasks::{Computed, Product, TaskError, Work};
+use protocol::outcome::{Completed, Failed, PhaseSeconds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
-/// Runs what is ready until the worker drains, and returns when all of it is delivered.
+/// Runs what is ready until the worker drains or the device fails, and returns when all of it is delivered.
 pub async fn serve(agent: Arc<Agent>) {
     let mut deliveries = JoinSet::new();
     let mut last_end = None;
@@ -28,8 +28,17 @@ pub async fn serve(agent: Arc<Agent>) {
         }
         let idle = last_end.map(|end: Instant| end.elapsed());
         idle.inspect(|gap| agent.gaps.record(*gap));
+        let began = Instant::now();
         let done = agent.compute(batch).await;
-        last_end = Some(Instant::now());
+        let ended = Instant::now();
+        last_end = Some(ended);
+        agent.busy.record(began, ended, on_device(&done) / agent.slots);
+        let fault = done.iter().find_map(|(_, outcome)| outcome.as_ref().err()?.device_fault()).map(str::to_owned);
+        if let Some(fault) = fault {
+            // Whatever this process asks of the device from now on fails too: the worker drains, and this slot takes nothing more.
+            let _ = agent.fault.set(fault);
+            agent.ready.closed().await;
+        }
         agent.ready.free();
         let waiting = idle.unwrap_or_default() / u32::try_from(done.len()).unwrap_or(u32::MAX).max(1);
         for (work, outcome) in done {
@@ -40,9 +49,19 @@ pub async fn serve(agent: Arc<Agent>) {
     while deliveries.join_next().await.is_some() {}
 }
 
+/// How long the device worked on a batch.
+fn on_device(done: &[(Work, Result<Computed, TaskError>)]) -> Duration {
+    let seconds = done.iter().map(|(_, outcome)| match outcome {
+        Ok(computed) => computed.seconds,
+        Err(TaskError::Failed { seconds, .. }) => *seconds,
+        Err(TaskError::Stopped) => PhaseSeconds::default(),
+    });
+    Duration::try_from_secs_f64(seconds.map(|spent| spent.sampling + spent.scoring).sum()).unwrap_or_default()
+}
+
 impl Agent {
     /// Fetches what a batch works on and runs it on a thread of its own.
-    async fn compute(&self, mut batch: Batch) -> Vec<(Work, Result<Product, TaskError>)> {
+    async fn compute(&self, mut batch: Batch) -> Vec<(Work, Result<Computed, TaskError>)> {
         if let Err(error) = self.fetch(&mut batch).await {
             return batch.into_iter().map(|work| (work, Err(error.clone()))).collect();
         }
@@ -52,7 +71,7 @@ impl Agent {
         }
         let (runner, batch) = (self.runner.clone(), Arc::new(batch));
         let running = batch.clone();
-        let outcomes = tokio::task::spawn_blocking(move || runner.run(&running)).await;
+        let outcomes = spawn_blocking(move || runner.run(&running)).await;
         batch.iter().for_each(|work| work.control.end());
         let outcomes = outcomes.unwrap_or_else(|panic| {
             let error = TaskError::from_panic(panic);
@@ -61,10 +80,17 @@ impl Agent {
         batch.iter().cloned().zip(outcomes).collect()
     }
 
-    /// Delivers what a job gave, and holds it until then. `waiting`: the job's share of the time that its slot had stood idle.
-    async fn conclude(self: Arc<Self>, work: Work, outcome: Result<Product, TaskError>, waiting: Duration) {
+    /// Finishes and delivers what a job gave, and holds it until then. `waiting`: the job's share of the time that its slot had stood
+    /// idle.
+    async fn conclude(self: Arc<Self>, work: Work, outcome: Result<Computed, TaskError>, waiting: Duration) {
         let (worker, job, fence) = (self.worker, work.job.job, work.job.fence);
-        match outcome {
+        let product = match outcome {
+            Ok(computed) => {
+                spawn_blocking(|| computed.finish()).await.unwrap_or_else(|panic| Err(TaskError::from_panic(panic)))
+            }
+            Err(error) => Err(error),
+        };
+        match product {
             Ok(Product { png, mut result }) => {
                 result.seconds_mut().waiting = waiting.as_secs_f64();
                 self.courier.deliver(Ending::Completed(Completed { worker, job, fence, result }), png).await;
@@ -80,3 +106,7 @@ impl Agent {
         self.held.remove(job, fence);
     }
 }
+
+#[cfg(test)]
+#[path = "slot/tests.rs"]
+mod tests;

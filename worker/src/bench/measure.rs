@@ -15,6 +15,32 @@ pub struct Cost {
     pub peak_bytes: Option<u64>,
     /// Of convolutions, linear layers and attention, by the direct method.
     pub multiply_adds: u64,
+    /// What was asked of the device; where it is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceCounts>,
+}
+
+/// What is asked of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DeviceCounts {
+    /// Kernels that were started.
+    pub launches: u64,
+    /// How often the host waited for the device.
+    pub synchronisations: u64,
+}
+
+impl DeviceCounts {
+    /// Since the process started; `None` on devices that nobody counts for, such as a CPU.
+    fn so_far(_device: &Device) -> Option<Self> {
+        None
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            launches: self.launches - before.launches,
+            synchronisations: self.synchronisations - before.synchronisations,
+        }
+    }
 }
 
 impl Cost {
@@ -25,13 +51,16 @@ impl Cost {
             device.synchronize()?;
             forget_peak();
             let (start, cpu, counted) = (Instant::now(), cpu_seconds(), multiply_adds());
+            let asked = DeviceCounts::so_far(device);
             work()?;
+            let device_counts = DeviceCounts::so_far(device).zip(asked).map(|(now, before)| now.since(before));
             device.synchronize()?;
             costs.push(Self {
                 seconds: start.elapsed().as_secs_f64(),
                 cpu_seconds: cpu.zip(cpu_seconds()).map(|(begin, end)| end - begin),
                 peak_bytes: peak_bytes(),
                 multiply_adds: multiply_adds() - counted,
+                device: device_counts,
             });
         }
         costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));

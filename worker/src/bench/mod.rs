@@ -12,7 +12,7 @@ use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
 use braindive::sampler::solver::Solver;
 use braindive::sampler::{Footprint, Item, Memory, Parameters, predict};
 use braindive::{DType, Device, Tensor};
-use measure::Cost;
+use measure::{Cost, DeviceCounts};
 use models::Networks;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -26,7 +26,8 @@ pub struct Plan {
     pub size: usize,
     /// Guided steps that are measured.
     pub steps: u32,
-    pub batch: usize,
+    /// Images at a time; one after the other on the same networks.
+    pub batches: Vec<usize>,
     pub half: bool,
     /// Bytes.
     pub memory_limit: Option<u64>,
@@ -52,11 +53,18 @@ pub struct Report {
     precision: &'static str,
     /// Pixels.
     size: usize,
-    batch: usize,
     device: String,
     hardware: String,
     threads: usize,
     load_seconds: f64,
+    /// In the order in which they ran.
+    batches: Vec<BatchReport>,
+}
+
+/// What was measured of so many images at a time.
+#[derive(Debug, Serialize)]
+struct BatchReport {
+    batch: usize,
     memory: MemoryReport,
     /// In the order in which they ran.
     parts: Vec<Part>,
@@ -103,20 +111,9 @@ impl Plan {
             Model::Folders { diffusion, backbone } => Networks::load(diffusion, backbone, dtype, device)?,
         };
         let load_seconds = start.elapsed().as_secs_f64();
-        let [_, _, height, width] = networks.diffusion.latent_shape(self.size, self.size)?;
         let footprint = Footprint::count(&networks.diffusion, &networks.backbone)?;
-        let memory = match self.memory_limit {
-            Some(limit) => footprint.fit(limit, self.batch, height * width)?,
-            None => Memory::default(),
-        };
-        let [unet_keeps, vae_keeps] = footprint.kept(memory, self.batch, height * width);
-        let mut parts = Parts { plan: self, device, measured: Vec::new() };
-        parts.measure(&networks, memory, [height, width])?;
-        let parts = parts.measured;
-        let seconds = |name: &str| parts.iter().find(|part| part.name == name).map(|part| part.cost.seconds);
-        let seconds_per_image = seconds(STEP)
-            .zip(seconds(VAE_FORWARD))
-            .map(|(step, decode)| (step * STEPS_PER_IMAGE as f64 + decode) / self.batch as f64);
+        let measure = |batch: &usize| self.measure(*batch, &networks, &footprint, device);
+        let batches = self.batches.iter().map(measure).collect::<braindive::Result<_>>()?;
         Ok(Report {
             model: match &self.model {
                 Model::Sd21Base => "sd21-base, random weights".to_owned(),
@@ -124,17 +121,42 @@ impl Plan {
             },
             precision: if self.half { "half" } else { "single" },
             size: self.size,
-            batch: self.batch,
             device: device_name.to_owned(),
             hardware,
             threads: braindive::threads(),
             load_seconds,
+            batches,
+        })
+    }
+
+    fn measure(
+        &self,
+        batch: usize,
+        networks: &Networks,
+        footprint: &Footprint,
+        device: &Device,
+    ) -> braindive::Result<BatchReport> {
+        let [_, _, height, width] = networks.diffusion.latent_shape(self.size, self.size)?;
+        let memory = match self.memory_limit {
+            Some(limit) => footprint.fit(limit, batch, height * width)?,
+            None => Memory::default(),
+        };
+        let [unet_keeps, vae_keeps] = footprint.kept(memory, batch, height * width);
+        let mut parts = Parts { plan: self, batch, device, measured: Vec::new() };
+        parts.measure(networks, memory, [height, width])?;
+        let parts = parts.measured;
+        let seconds = |name: &str| parts.iter().find(|part| part.name == name).map(|part| part.cost.seconds);
+        let seconds_per_image = seconds(STEP)
+            .zip(seconds(VAE_FORWARD))
+            .map(|(step, decode)| (step * STEPS_PER_IMAGE as f64 + decode) / batch as f64);
+        Ok(BatchReport {
+            batch,
             memory: MemoryReport {
                 limit: self.memory_limit,
                 weights: footprint.weights,
                 unet_keeps,
                 vae_keeps,
-                estimated_peak: footprint.peak(memory, self.batch, height * width),
+                estimated_peak: footprint.peak(memory, batch, height * width),
                 unet_recomputes: memory.unet == braindive::gradient::Keep::BlockInputs,
                 vae_recomputes: memory.vae == braindive::gradient::Keep::BlockInputs,
             },
@@ -159,6 +181,7 @@ pub const PARTS: [&str; 9] =
 
 struct Parts<'a> {
     plan: &'a Plan,
+    batch: usize,
     device: &'a Device,
     measured: Vec<Part>,
 }
@@ -169,7 +192,7 @@ impl Parts<'_> {
         let [height, width] = latent_size;
         let timestep = diffusion.schedule.timesteps(STEPS_PER_IMAGE)?[STEPS_PER_IMAGE / 2];
         let level = NoiseLevel { timestep, alpha_bar: diffusion.schedule.alpha_bar(timestep) };
-        let noise: Vec<Tensor> = (0..self.plan.batch as u64)
+        let noise: Vec<Tensor> = (0..self.batch as u64)
             .map(|seed| starting_latents(NoiseLayout::default(), seed, height, width, self.device))
             .collect::<Result<_, _>>()?;
         let latents = Tensor::cat(&noise, 0)?;
@@ -182,7 +205,7 @@ impl Parts<'_> {
         };
 
         let side = self.plan.size;
-        let image = Tensor::rand(0f32, 1f32, (self.plan.batch, 3, side, side), self.device)?;
+        let image = Tensor::rand(0f32, 1f32, (self.batch, 3, side, side), self.device)?;
         self.part(VIT_FORWARD, || encode(backbone, &Tracked::from(&image)).map(drop).map_err(Into::into))?;
         self.part(VIT_BOTH, || {
             let input = Tracked::input(image.clone());
@@ -250,22 +273,50 @@ impl Parts<'_> {
     }
 }
 
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1u32 << 30)
+}
+
+fn or_dash(value: Option<f64>) -> String {
+    value.map_or("–".to_owned(), |value| format!("{value:.2}"))
+}
+
 impl Report {
-    /// A table for people.
+    /// Tables for people.
     pub fn table(&self) -> String {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1u32 << 30);
         let mut text = format!(
-            "{}, {} precision, {}x{} pixels, batch of {}, on {} ({}, {} threads); loaded in {:.1} s\n\n{:<26}{:>10}{:>10}{:>10}{:>10}{:>12}\n",
+            "{}, {} precision, {}x{} pixels, on {} ({}, {} threads); loaded in {:.1} s\n",
             self.model,
             self.precision,
             self.size,
             self.size,
-            self.batch,
             self.device,
             self.hardware,
             self.threads,
-            self.load_seconds,
-            "",
+            self.load_seconds
+        );
+        self.batches.iter().for_each(|batch| text += &batch.table());
+        if self.batches.len() > 1 {
+            text += &format!("\n{:<10}{:>14}{:>14}{:>10}\n", "batch", "s per image", "images per h", "peak GiB");
+            for BatchReport { batch, memory, seconds_per_image, .. } in &self.batches {
+                let per_hour = seconds_per_image.map(|seconds| 3600.0 / seconds);
+                let peak = gib(memory.estimated_peak);
+                text += &format!(
+                    "{batch:<10}{:>14}{:>14}{peak:>10.2}\n",
+                    or_dash(*seconds_per_image),
+                    per_hour.map_or("–".to_owned(), |images| format!("{images:.0}"))
+                );
+            }
+        }
+        text
+    }
+}
+
+impl BatchReport {
+    fn table(&self) -> String {
+        let mut text = format!(
+            "\n{:<26}{:>10}{:>10}{:>10}{:>10}{:>12}\n",
+            format!("batch of {}", self.batch),
             "s",
             "CPU s",
             "peak GiB",
@@ -273,9 +324,8 @@ impl Report {
             "GMAC/s"
         );
         for Part { name, cost, giga_per_second } in &self.parts {
-            let or_dash = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
             text += &format!(
-                "{:<26}{:>10.3}{:>10}{:>10}{:>10.3}{:>12.1}\n",
+                "{:<26}{:>10.3}{:>10}{:>10}{:>10.3}{:>12.1}",
                 name.replace('_', " "),
                 cost.seconds,
                 or_dash(cost.cpu_seconds),
@@ -283,10 +333,14 @@ impl Report {
                 cost.multiply_adds as f64 / 1e12,
                 giga_per_second
             );
+            if let Some(DeviceCounts { launches, synchronisations }) = cost.device {
+                text += &format!("  {launches} launches, {synchronisations} synchronisations");
+            }
+            text.push('\n');
         }
         let memory = &self.memory;
         text += &format!(
-            "\nMemory, counted: weights {:.2} GiB, the UNet keeps {:.2}, the decoder {:.2}; peak of a step about {:.2} GiB\n",
+            "Memory, counted: weights {:.2} GiB, the UNet keeps {:.2}, the decoder {:.2}; peak of a step about {:.2} GiB\n",
             gib(memory.weights),
             gib(memory.unet_keeps),
             gib(memory.vae_keeps),

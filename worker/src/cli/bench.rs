@@ -26,9 +26,9 @@ pub struct Bench {
     /// How often each part is run; the median counts
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Images at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    batch: u32,
+    /// Images at a time; of several numbers, each is measured on the same networks
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    batch: Vec<u32>,
     /// Compute UNet and decoder in half precision, as the paper ran
     #[arg(long)]
     half: bool,
@@ -56,7 +56,7 @@ impl Bench {
             },
             size: self.size,
             steps: self.steps,
-            batch: self.batch as usize,
+            batches: self.batch.into_iter().map(|batch| batch as usize).collect(),
             half: self.half,
             memory_limit: self.memory_limit.map(Bytes::count),
             parts: self.parts,

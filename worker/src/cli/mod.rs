@@ -13,6 +13,7 @@ mod work;
 use crate::agent::AgentError;
 use crate::chain::chain;
 use crate::device::DeviceError;
+use crate::tasks::pass::NothingToFill;
 use crate::tasks::request::RequestError;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -25,7 +26,8 @@ use tracing_subscriber::EnvFilter;
 /// Runs jobs of a coordinator on one device, or one sampling request by hand.
 ///
 /// Without a command, claims jobs until asked to stop (SIGTERM, SIGINT, SIGUSR1, SIGUSR2): then it finishes what it holds, but for
-/// folders, which the next worker goes on making, and exits with 0. A second signal gives everything back and exits at once. SIGQUIT prints how long the slots stood idle.
+/// folders, which the next worker goes on making, and exits with 0. A second signal gives everything back and exits at once. SIGQUIT prints how busy the device
+/// was and how long the slots stood idle.
 #[derive(Debug, Parser)]
 #[command(name = "worker", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -61,8 +63,8 @@ enum Command {
     ImportBerg(import::ImportBerg),
 }
 
-/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is
-/// quarantined, 4 the device cannot be used.
+/// Parses the command line and runs it. Exit codes: 0 done, 1 failed, 2 wrong arguments or input, 3 the device is quarantined, 4 the device
+/// cannot be used, 5 the device failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -90,18 +92,23 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
-            let input = error.is::<RequestError>() || error.downcast_ref().is_some_and(prepare::is_input);
-            let quarantined = matches!(error.downcast_ref(), Some(AgentError::Quarantined { .. }));
-            ExitCode::from(if input {
-                2
-            } else if quarantined {
-                3
-            } else if error.is::<DeviceError>() {
-                4
-            } else {
-                1
-            })
+            ExitCode::from(code(&error))
         }
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(AgentError::Quarantined { .. }) => 3,
+        Some(AgentError::DeviceFault { .. }) => 5,
+        _ if error.is::<RequestError>()
+            || error.is::<NothingToFill>()
+            || error.downcast_ref().is_some_and(prepare::is_input) =>
+        {
+            2
+        }
+        _ if error.is::<DeviceError>() => 4,
+        _ => 1,
     }
 }
 

@@ -5,8 +5,10 @@ use crate::bytes::Bytes;
 use crate::client::Client;
 use crate::device::DeviceName;
 use crate::endpoint;
+use crate::tasks::pass::{BatchSize, NothingToFill, Passes};
 use crate::tasks::{DeviceRunner, Runner};
 use anyhow::Context;
+use braindive::device::memory;
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,10 +31,11 @@ pub struct Work {
     /// Batches to run at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     slots: u32,
-    /// Jobs to compute together in one batch; they may have other seeds, regions, subjects and gammas
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    batch: u32,
-    /// Keep within this much memory by computing blocks again, for example 12GiB [default: no limit]
+    /// Jobs to compute together in one batch, 1 to 64, or `auto`: as many as memory holds; they may have other seeds, regions, subjects
+    /// and gammas
+    #[arg(long, value_name = "N|auto", default_value = "1")]
+    batch: BatchSize,
+    /// Keep within this much memory by computing blocks again, for example 12GiB [default: what the card has free]
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<Bytes>,
     /// Name shown to people [default: HOST/DEVICE]
@@ -52,6 +55,9 @@ pub struct Work {
 impl Work {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
+        if self.batch == BatchSize::Auto && self.memory_limit.is_none() && memory(&device).ok().flatten().is_none() {
+            return Err(NothingToFill.into());
+        }
         let client = match self.coordinator {
             Some(url) => {
                 let token = std::env::var("BRAINDIVE_TOKEN").map_err(|_| endpoint::EndpointError::NoToken)?;
@@ -73,7 +79,7 @@ impl Work {
             device_name: self.device.hardware(),
             device_uuid: self.device.uuid(),
             slots: self.slots,
-            batch: self.batch,
+            batch: self.batch.uncounted() as u32,
         };
         let spool = self.spool.or_else(|| Some(std::env::home_dir()?.join(SPOOL)));
         if spool.is_none() {
@@ -82,8 +88,8 @@ impl Work {
             );
         }
         let settings = Settings { identity, spool, deadline: self.deadline, grace: Duration::from_secs(self.grace) };
-        let runner: Arc<dyn Runner> =
-            Arc::new(DeviceRunner::new(device, device_text, self.memory_limit.map(Bytes::count)));
+        let passes = Passes::new(self.batch, self.memory_limit.map(Bytes::count), self.slots);
+        let runner: Arc<dyn Runner> = Arc::new(DeviceRunner::new(device, device_text, passes));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -4,18 +4,18 @@ use super::deviations::deviations;
 use super::facts::Facts;
 use super::models::{Loaded, Shelf, ShelfError, digests};
 use super::objective::resolve;
-use super::sample::{Order, product, timed};
+use super::pass::{self, Passes};
+use super::sample::{Order, Painted, judge, product, timed};
 use super::start::noise;
-use super::{Product, TaskError, Work};
+use super::{Computed, TaskError, Work};
 use braindive::Error;
-use braindive::sampler::{self, Memory, Sample, Step};
+use braindive::sampler::{self, Memory, Parameters, Sample, Step};
 use protocol::ids::Digest;
 use protocol::job::{SampleCondition, Sampling};
 use protocol::outcome::PhaseSeconds;
 use protocol::version::SOFTWARE;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::time::Instant;
 
 /// Whether jobs of two conditions can be sampled together: the same networks, and the same of everything that a batch shares.
 pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
@@ -29,24 +29,24 @@ pub fn share_a_pass(one: &SampleCondition, other: &SampleCondition) -> bool {
         && shared(&one.sampling) == shared(&other.sampling)
 }
 
-/// Runs jobs of which all share a pass, on models from the shelf; one outcome per job. A batch that fails as a whole, for want of
-/// memory or because of one of its jobs, is run again in halves. `memory_limit`: bytes.
+/// Runs jobs of which all share a pass, on models from the shelf; one outcome per job.
 pub fn run(
     shelf: &Shelf,
+    passes: &Passes,
     device: &str,
-    memory_limit: Option<u64>,
     batch: &[(&Work, &SampleCondition)],
-) -> Vec<Result<Product, TaskError>> {
+) -> Vec<Result<Computed, TaskError>> {
     let mut jobs: Vec<Result<Job<'_>, TaskError>> =
         batch.iter().map(|(work, condition)| Job::prepare(shelf, work, condition)).collect();
     let mut ready: Vec<&mut Job<'_>> = jobs.iter_mut().filter_map(|job| job.as_mut().ok()).collect();
-    let mut samples = sample(shelf, memory_limit, &mut ready).into_iter();
+    let mut painted = paint(shelf, passes, &mut ready).into_iter();
     jobs.into_iter()
         .map(|job| {
-            let mut job = job?;
-            let sample = samples.next().unwrap_or(Err(Error::Stopped { step: 0 }));
-            let done = sample.and_then(|sample| job.finish(sample, device));
-            done.map_err(|error| ShelfError::from(error).end(job.seconds))
+            let job = job?;
+            match painted.next().unwrap_or(Err(TaskError::Stopped)) {
+                Ok(painted) => Ok(job.computed(painted, device)),
+                Err(error) => Err(error.after(job.seconds)),
+            }
         })
         .collect()
 }
@@ -78,62 +78,75 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn finish(&mut self, sample: Sample, device: &str) -> Result<Product, Error> {
-        let (order, asked) = (&self.order, &self.condition.sampling);
-        let painted = order.score(sample, &self.models, &mut self.seconds)?;
+    fn computed(self, painted: Painted, device: &str) -> Computed {
+        let (order, asked, seconds) = (self.order, &self.condition.sampling, self.seconds);
+        let Painted { image, scores, .. } = painted;
         let facts = Facts {
-            subject: Some(&self.condition.subject),
-            region: Some(&self.condition.region),
+            subject: Some(self.condition.subject.clone()),
+            region: Some(self.condition.region.clone()),
             seed: Some(self.work.job.seed),
-            sampling: asked,
+            sampling: asked.clone(),
             effective_gamma: order.objective.effective_gamma(asked.gamma),
-            scores: &painted.scores,
-            models: self.digests.clone(),
+            scores,
+            models: self.digests,
             software: SOFTWARE,
         };
         let deviations = deviations(asked, &order.objective, self.models.diffusion.dtype);
-        product(&facts, &painted.image, device, deviations, self.seconds)
+        let device = device.to_owned();
+        Computed::new(seconds, move || {
+            product(facts, &image, &device, deviations, seconds).map_err(|error| ShelfError::from(error).end(seconds))
+        })
     }
 }
 
-/// One sample per job, in order; every job is charged its share of the time.
-fn sample(shelf: &Shelf, memory_limit: Option<u64>, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Sample, Error>> {
-    if jobs.is_empty() {
-        return Vec::new();
-    }
-    let start = Instant::now();
-    let sampled = together(shelf, memory_limit, jobs);
-    let share = start.elapsed().as_secs_f64() / jobs.len() as f64;
-    jobs.iter_mut().for_each(|job| job.seconds.sampling += share);
-    match sampled {
-        Ok(samples) => samples,
-        Err(error) if jobs.len() == 1 => vec![Err(error)],
-        Err(Error::Stopped { step }) => jobs.iter().map(|_| Err(Error::Stopped { step })).collect(),
-        Err(error) => {
-            tracing::warn!(jobs = jobs.len(), "a batch failed and is run again in halves: {error}");
-            let (first, second) = jobs.split_at_mut(jobs.len() / 2);
-            let mut samples = sample(shelf, memory_limit, first);
-            samples.extend(sample(shelf, memory_limit, second));
-            samples
+/// One scored image per job, in order; every job is charged its share of the time.
+fn paint(shelf: &Shelf, passes: &Passes, jobs: &mut [&mut Job<'_>]) -> Vec<Result<Painted, TaskError>> {
+    let Some(first) = jobs.first() else { return Vec::new() };
+    let (condition, models) = (first.condition, first.models.clone());
+    let failed = |error: Error| ShelfError::from(error).end(PhaseSeconds::default());
+    let painted = match passes.find(shelf, condition, &models) {
+        Ok(found) => {
+            let mut pass = found;
+            let painted = pass::run(&mut pass, jobs, &mut |jobs: &mut [&mut Job<'_>], memory| {
+                let painted = together(jobs, memory).map_err(failed)?;
+                Ok(painted.into_iter().map(|painted| painted.map_err(failed)).collect())
+            });
+            if pass != found {
+                passes.keep(condition, pass);
+            }
+            painted
         }
-    }
-}
-
-fn together(
-    shelf: &Shelf,
-    memory_limit: Option<u64>,
-    jobs: &[&mut Job<'_>],
-) -> Result<Vec<Result<Sample, Error>>, Error> {
-    let first = &jobs[0];
-    let items = jobs.iter().map(|job| job.order.item(&job.models)).collect::<Result<Vec<_>, _>>()?;
-    let mut parameters = first.order.parameters.clone();
-    parameters.memory = match memory_limit {
-        None => Memory::default(),
-        Some(limit) => {
-            let (_, _, height, width) = first.order.initial_latents.dims4()?;
-            shelf.footprint(first.condition, &first.models)?.fit(limit, jobs.len(), height * width)?
+        Err(error) => {
+            let error = failed(error);
+            jobs.iter().map(|_| Err(error.clone())).collect()
         }
     };
+    painted
+        .into_iter()
+        .map(|painted| painted.map_err(|error| passes.explain(error, shelf, condition, &models)))
+        .collect()
+}
+
+/// One pass through sampler, encoder and probe.
+fn together(jobs: &mut [&mut Job<'_>], memory: Memory) -> Result<Vec<Result<Painted, Error>>, Error> {
+    let mut seconds = PhaseSeconds::default();
+    let samples = timed(&mut seconds.sampling, || sample(jobs, memory));
+    let painted = samples.and_then(|samples| {
+        let orders: Vec<_> = jobs.iter().map(|job| (&job.order, &job.models)).collect();
+        timed(&mut seconds.scoring, || judge(&orders, samples))
+    });
+    let share = 1.0 / jobs.len() as f64;
+    for job in jobs {
+        job.seconds.sampling += share * seconds.sampling;
+        job.seconds.scoring += share * seconds.scoring;
+    }
+    painted
+}
+
+fn sample(jobs: &[&mut Job<'_>], memory: Memory) -> Result<Vec<Result<Sample, Error>>, Error> {
+    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+    let items = jobs.iter().map(|job| job.order.item(&job.models)).collect::<Result<Vec<_>, _>>()?;
+    let parameters = Parameters { memory, ..first.order.parameters.clone() };
     let observer = |step: &Step<'_>| {
         jobs.iter().for_each(|job| job.work.control.report(step.index as u32 + 1, step.steps as u32));
         let stopped = jobs.iter().all(|job| job.work.control.is_stopped());

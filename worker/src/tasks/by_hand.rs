@@ -37,21 +37,21 @@ pub fn run(request: &Request, device: &Device, device_name: &str, out: &Path, wi
         Ok(ControlFlow::Continue(()))
     })?;
 
-    let facts = Facts {
-        subject: None,
-        region: None,
-        seed: request.seed,
-        sampling: &sampling,
-        effective_gamma: order.objective.effective_gamma(request.gamma),
-        scores: &painted.scores,
-        models: digests(request)?,
-        software: SOFTWARE,
-    };
     let mut deviations = deviations(&sampling, &order.objective, models.diffusion.dtype);
     if let Some(latents) = &request.initial_latents {
         deviations.push(format!("starting noise from {}", latents.file.display()));
     }
-    let product = product(&facts, &painted.image, device_name, deviations, seconds)?;
+    let facts = Facts {
+        subject: None,
+        region: None,
+        seed: request.seed,
+        sampling,
+        effective_gamma: order.objective.effective_gamma(request.gamma),
+        scores: painted.scores.clone(),
+        models: digests(request)?,
+        software: SOFTWARE,
+    };
+    let product = product(facts, &painted.image, device_name, deviations, seconds)?;
     let write = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))

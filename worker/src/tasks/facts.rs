@@ -11,23 +11,23 @@ use std::collections::BTreeMap;
 
 /// The facts, as JSON in the iTXt entry `braindive`.
 #[derive(Debug, Serialize)]
-pub struct Facts<'a> {
+pub struct Facts {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<&'a str>,
+    pub subject: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub region: Option<&'a str>,
+    pub region: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<Seed>,
-    pub sampling: &'a Sampling,
+    pub sampling: Sampling,
     pub effective_gamma: f64,
     #[serde(flatten)]
-    pub scores: &'a Scores,
+    pub scores: Scores,
     /// Role to sha256.
     pub models: BTreeMap<&'static str, Digest>,
     pub software: &'static str,
 }
 
-impl Facts<'_> {
+impl Facts {
     /// The image as a PNG file with the facts in it.
     pub fn png(&self, image: &RgbImage8) -> Result<Vec<u8>, ImageError> {
         // Maps with text keys and numbers always become JSON.

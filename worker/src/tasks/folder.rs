@@ -4,7 +4,7 @@
 use super::input::{check, content, digest, origin, unchanged, verify};
 use super::models::ShelfError;
 use super::sample::timed;
-use super::{Product, TaskError, Work};
+use super::{Computed, Product, TaskError, Work};
 use crate::control::Control;
 use braindive::cluster::{self, Region};
 use braindive::encoder::fit;
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 type Inputs = BTreeMap<String, Digest>;
 
 /// Runs one job; `name`: as results name the device.
-pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskError> {
+pub fn run(device: &Device, name: &str, work: &Work) -> Result<Computed, TaskError> {
     let mut seconds = PhaseSeconds::default();
     let Some(out) = work.condition.out(work.job.seed) else {
         return Err(ShelfError::Unable(work.condition.kind()).end(seconds));
@@ -45,8 +45,10 @@ pub fn run(device: &Device, name: &str, work: &Work) -> Result<Product, TaskErro
             _ => Err(ShelfError::Unable(work.condition.kind())),
         })
     });
-    let product = made.and_then(|manifest| product(&work.condition, out, manifest, inputs, name, seconds));
-    product.map_err(|error| error.end(seconds))
+    let manifest = made.map_err(|error| error.end(seconds))?;
+    let (condition, name) = (work.condition.clone(), name.to_owned());
+    let finish = move || product(&condition, out, manifest, inputs, &name, seconds).map_err(|error| error.end(seconds));
+    Ok(Computed::new(seconds, finish))
 }
 
 /// What the condition reads, which must be what was expected.

@@ -3,7 +3,7 @@
 use super::Product;
 use super::facts::Facts;
 use super::models::Loaded;
-use super::scores::Scores;
+use super::scores::{Judging, Scores};
 use super::start::start;
 use braindive::encoder::Objective;
 use braindive::image::RgbImage8;
@@ -93,38 +93,57 @@ impl<'a> Order<'a> {
     ) -> Result<Painted, Error> {
         let item = self.item(models)?;
         let backbone = &models.encoder.backbone;
-        let sample = timed(&mut seconds.sampling, || {
-            sampler::sample(&models.diffusion, backbone, &self.parameters, &[item], observer)?.remove(0)
+        let samples = timed(&mut seconds.sampling, || {
+            sampler::sample(&models.diffusion, backbone, &self.parameters, &[item], observer)
         })?;
-        self.score(sample, models, seconds)
-    }
-
-    /// The image of `sample` in 8 bits, and what encoder and probe say of it.
-    pub fn score(&self, sample: Sample, models: &Loaded, seconds: &mut PhaseSeconds) -> Result<Painted, Error> {
-        timed(&mut seconds.scoring, || {
-            let image = RgbImage8::from_tensor(&sample.image)?;
-            let scores = Scores::of(&image, &models.encoder, &models.probe, &self.objective, self.classes)?;
-            Ok(Painted { sample, image, scores })
-        })
+        timed(&mut seconds.scoring, || judge(&[(self, models)], samples)?.remove(0))
     }
 }
 
-/// The PNG of a painted image and the result that names it.
+/// The images of `samples` in 8 bits, and what encoders and probes say of them; `orders`: of each.
+pub fn judge(
+    orders: &[(&Order<'_>, &Loaded)],
+    samples: Vec<Result<Sample, Error>>,
+) -> Result<Vec<Result<Painted, Error>>, Error> {
+    let images: Vec<Result<(Sample, RgbImage8), Error>> = samples
+        .into_iter()
+        .map(|sample| {
+            let sample = sample?;
+            let image = RgbImage8::from_tensor(&sample.image)?;
+            Ok((sample, image))
+        })
+        .collect();
+    let judged = images.iter().zip(orders).filter_map(|(image, (order, models))| {
+        let (_, image) = image.as_ref().ok()?;
+        let (encoder, probe) = (&*models.encoder, &*models.probe);
+        Some(Judging { image, encoder, probe, objective: &order.objective, classes: order.classes })
+    });
+    let mut scores = Scores::of(&judged.collect::<Vec<_>>())?.into_iter();
+    let painted = images.into_iter().map(|image| {
+        let (sample, image) = image?;
+        // There are as many as images.
+        let scores = scores.next().unwrap_or(Err(Error::Stopped { step: 0 }))?;
+        Ok(Painted { sample, image, scores })
+    });
+    Ok(painted.collect())
+}
+
+/// The PNG of an image with its facts, and the result that names it: work for the host alone.
 pub fn product(
-    facts: &Facts<'_>,
+    facts: Facts,
     image: &RgbImage8,
     device: &str,
     deviations: Vec<String>,
     seconds: PhaseSeconds,
 ) -> Result<Product, Error> {
     let png = facts.png(image)?;
-    let Scores { activation, roi_activation, probe } = facts.scores.clone();
+    let Scores { activation, roi_activation, probe } = facts.scores;
     let result = SampleResult {
         image_sha256: Digest::from_bytes(&Sha256::digest(&png).into()),
         activation,
         roi_activation,
         probe,
-        models: facts.models.iter().map(|(role, digest)| ((*role).to_owned(), digest.clone())).collect(),
+        models: facts.models.into_iter().map(|(role, digest)| (role.to_owned(), digest)).collect(),
         effective_gamma: facts.effective_gamma,
         seconds,
         device: device.to_owned(),

@@ -3,15 +3,15 @@
 use super::models::{Shelf, ShelfError, digests};
 use super::objective::resolve;
 use super::sample::timed;
-use super::scores::Scores;
-use super::{Product, TaskError, Work};
+use super::scores::{Judging, Scores};
+use super::{Computed, Product, TaskError, Work};
 use braindive::image::png;
 use protocol::job::ScoreCondition;
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds, SampleResult};
 use protocol::version::SOFTWARE;
 
 /// Runs one job, whose image has been fetched.
-pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition) -> Result<Product, TaskError> {
+pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition) -> Result<Computed, TaskError> {
     let (Some(named), Some(file)) = (&work.job.image, &work.image) else {
         let message = "the coordinator did not say which image to score".to_owned();
         return Err(TaskError::Failed { class: FailureClass::Bug, message, seconds: PhaseSeconds::default() });
@@ -28,7 +28,9 @@ pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition)
     let (encoder, probe, objective, models) = judged.map_err(|error| error.end(seconds))?;
     let scores = timed(&mut seconds.scoring, || -> Result<_, braindive::Error> {
         let (image, _) = png::decode(file)?;
-        Scores::of(&image, &encoder, &probe, &objective, &scored.probes)
+        let (encoder, probe) = (&*encoder, &*probe);
+        let judging = Judging { image: &image, encoder, probe, objective: &objective, classes: &scored.probes };
+        Scores::of(&[judging])?.remove(0)
     });
     let Scores { activation, roi_activation, probe } = scores.map_err(|error| ShelfError::from(error).end(seconds))?;
     work.control.report(1, 1);
@@ -48,5 +50,6 @@ pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition)
         deviations: Vec::new(),
         software: SOFTWARE.to_owned(),
     };
-    Ok(Product { png: None, result: JobResult::Score(Box::new(result)) })
+    let product = Product { png: None, result: JobResult::Score(Box::new(result)) };
+    Ok(Computed::new(seconds, || Ok(product)))
 }

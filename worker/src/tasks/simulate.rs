@@ -2,7 +2,7 @@
 //! is read and nothing is computed. Time and picture follow from the seed, so that two attempts at a job give equal bytes;
 //! whether an attempt fails is drawn from its fence too.
 
-use super::{Product, TaskError, Work};
+use super::{Computed, Product, TaskError, Work};
 use braindive::image::{ImageError, RgbImage8, png};
 use protocol::ids::Digest;
 use protocol::job::SimulateCondition;
@@ -18,7 +18,7 @@ const NAP: Duration = Duration::from_millis(5);
 const STEPS: u32 = 50;
 
 /// Runs simulated jobs together, as a sampler would: all are done when the longest is. One outcome per job.
-pub fn run(device: &str, batch: &[(&Work, &SimulateCondition)]) -> Vec<Result<Product, TaskError>> {
+pub fn run(device: &str, batch: &[(&Work, &SimulateCondition)]) -> Vec<Result<Computed, TaskError>> {
     let longest = batch.iter().map(|(work, condition)| duration(condition, work.job.seed.0)).max().unwrap_or_default();
     let start = Instant::now();
     while start.elapsed() < longest {
@@ -32,15 +32,10 @@ pub fn run(device: &str, batch: &[(&Work, &SimulateCondition)]) -> Vec<Result<Pr
     }
     let sampling = start.elapsed().as_secs_f64() / batch.len().max(1) as f64;
     let seconds = PhaseSeconds { sampling, ..PhaseSeconds::default() };
-    batch.iter().map(|(work, condition)| finish(work, condition, device, seconds)).collect()
+    batch.iter().map(|(work, condition)| end(work, condition, device, seconds)).collect()
 }
 
-fn finish(
-    work: &Work,
-    condition: &SimulateCondition,
-    device: &str,
-    seconds: PhaseSeconds,
-) -> Result<Product, TaskError> {
+fn end(work: &Work, condition: &SimulateCondition, device: &str, seconds: PhaseSeconds) -> Result<Computed, TaskError> {
     if work.control.is_stopped() {
         return Err(TaskError::Stopped);
     }
@@ -49,13 +44,23 @@ fn finish(
         let message = format!("a simulated failure of class {class}");
         return Err(TaskError::Failed { class, message, seconds });
     }
+    let (condition, device) = (condition.clone(), device.to_owned());
+    Ok(Computed::new(seconds, move || product(&condition, seed, device, seconds)))
+}
+
+fn product(
+    condition: &SimulateCondition,
+    seed: u64,
+    device: String,
+    seconds: PhaseSeconds,
+) -> Result<Product, TaskError> {
     let png = picture(condition, seed).map_err(|error| TaskError::Failed {
         class: FailureClass::Bug,
         message: format!("painting a simulated image: {error}"),
         seconds,
     })?;
     let image_sha256 = Digest::from_bytes(&Sha256::digest(&png).into());
-    let result = SimulateResult { image_sha256, seconds, device: device.to_owned(), software: SOFTWARE.to_owned() };
+    let result = SimulateResult { image_sha256, seconds, device, software: SOFTWARE.to_owned() };
     Ok(Product { png: Some(png), result: JobResult::Simulate(result) })
 }
 

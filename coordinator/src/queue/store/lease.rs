@@ -106,6 +106,13 @@ impl Store {
         if let Some(reason) = claimant.quarantine {
             return Ok(Handed::never(Never::Quarantined(reason)));
         }
+        if let Some(batch) = claim.batch {
+            sqlx::query("UPDATE worker SET batch = ?1 WHERE id = ?2 AND batch <> ?1")
+                .bind(batch.max(1))
+                .bind(claim.worker.0)
+                .execute(&mut self.connection)
+                .await?;
+        }
         if claim.ahead && !self.plenty().await? {
             return Ok(Handed { next_ready: self.next_backoff_end().await?, ..Handed::default() });
         }
