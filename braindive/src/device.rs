@@ -1,6 +1,7 @@
 //! Devices to compute on.
 
 use candle_core::{Device, Result};
+use serde::Serialize;
 
 /// Memory of a device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub fn memory(device: &Device) -> Result<Option<DeviceMemory>> {
 }
 
 /// What this process has asked of GPUs so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Calls {
     /// Kernels, matrix products and convolutions; the libraries may launch several kernels for one.
     pub launches: u64,

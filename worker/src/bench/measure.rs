@@ -1,5 +1,6 @@
 //! What a piece of work costs: seconds, CPU seconds, peak memory, multiply-adds.
 
+use braindive::device::{self, Calls};
 use braindive::layers::multiply_adds;
 use braindive::{Device, Result};
 use serde::Serialize;
@@ -11,36 +12,13 @@ pub struct Cost {
     pub seconds: f64,
     /// User and system time of all threads.
     pub cpu_seconds: Option<f64>,
-    /// Most memory that the process held while it ran, weights included; where the system can tell.
+    /// Most memory that the process held while it ran, weights included; of a GPU, where it computes there.
     pub peak_bytes: Option<u64>,
     /// Of convolutions, linear layers and attention, by the direct method.
     pub multiply_adds: u64,
     /// What was asked of the device; where it is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceCounts>,
-}
-
-/// What is asked of a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct DeviceCounts {
-    /// Kernels that were started.
-    pub launches: u64,
-    /// How often the host waited for the device.
-    pub synchronisations: u64,
-}
-
-impl DeviceCounts {
-    /// Since the process started; `None` on devices that nobody counts for, such as a CPU.
-    fn so_far(_device: &Device) -> Option<Self> {
-        None
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            launches: self.launches - before.launches,
-            synchronisations: self.synchronisations - before.synchronisations,
-        }
-    }
+    pub device: Option<Calls>,
 }
 
 impl Cost {
@@ -50,17 +28,19 @@ impl Cost {
         for _ in 0..repeats.max(1) {
             device.synchronize()?;
             forget_peak();
+            device::forget_peak(device)?;
             let (start, cpu, counted) = (Instant::now(), cpu_seconds(), multiply_adds());
-            let asked = DeviceCounts::so_far(device);
+            let asked = device::calls();
             work()?;
-            let device_counts = DeviceCounts::so_far(device).zip(asked).map(|(now, before)| now.since(before));
+            let asked = device::calls().since(asked);
             device.synchronize()?;
             costs.push(Self {
                 seconds: start.elapsed().as_secs_f64(),
                 cpu_seconds: cpu.zip(cpu_seconds()).map(|(begin, end)| end - begin),
-                peak_bytes: peak_bytes(),
+                // Of a GPU's memory, where it computes.
+                peak_bytes: device::peak_bytes(device)?.or_else(peak_bytes),
                 multiply_adds: multiply_adds() - counted,
-                device: device_counts,
+                device: (!device.is_cpu()).then_some(asked),
             });
         }
         costs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));

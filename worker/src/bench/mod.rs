@@ -3,6 +3,7 @@
 mod measure;
 mod models;
 
+use braindive::device::Calls;
 use braindive::encoder::{Target, encode};
 use braindive::gradient::{Tracked, gradients};
 use braindive::sampler::dpm_solver::DpmSolver;
@@ -12,7 +13,7 @@ use braindive::sampler::schedule::{FinalSigma, NoiseLevel};
 use braindive::sampler::solver::Solver;
 use braindive::sampler::{Footprint, Item, Memory, Parameters, predict};
 use braindive::{DType, Device, Tensor};
-use measure::{Cost, DeviceCounts};
+use measure::Cost;
 use models::Networks;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -333,8 +334,8 @@ impl BatchReport {
                 cost.multiply_adds as f64 / 1e12,
                 giga_per_second
             );
-            if let Some(DeviceCounts { launches, synchronisations }) = cost.device {
-                text += &format!("  {launches} launches, {synchronisations} synchronisations");
+            if let Some(Calls { launches, waits, allocations }) = cost.device {
+                text += &format!("  {launches} launches, {waits} waits, {allocations} allocations");
             }
             text.push('\n');
         }
