@@ -124,6 +124,7 @@ fn answered(folder: &Path, encoder: &Encoder) {
             shape: [vertices, 1, 1],
             split: "test_img_num".to_owned(),
             split_sha256: "0".repeat(64),
+            parcels: Vec::new(),
             regions: BTreeMap::from([(
                 "all of it".to_owned(),
                 Region { rows: (0..vertices).collect(), mask_voxels: vertices },

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use braindive::dataset::Dataset;
+use braindive::folder::FileRecord;
 use braindive::nsd::import::dataset::{RegionFiles, Settings, import};
 use braindive::nsd::import::mask::{Mask, Source, parcels};
 use braindive::volume::{Grid, Volume, write_labels};
@@ -67,9 +68,15 @@ fn every_form_of_a_mask_gives_the_same_volume() {
         assert_eq!(mask.selected, food, "{file} {item:?}");
     }
     let out = subject.folder.path().join("food.nii.gz");
-    Mask::read(&subject.source("food_3d.npy", None, false)).unwrap().write(&out).unwrap();
+    Mask::read(&subject.source("food_3d.npy", None, false)).unwrap().write(&out, "test").unwrap();
     let written = Volume::read(&out).unwrap();
     assert!(written.values.iter().zip(&food).all(|(&value, &food)| value == f64::from(u8::from(food))));
+    let described: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.with_file_name("food.json")).unwrap()).unwrap();
+    assert_eq!((&described["voxels"], &described["software"]), (&10.into(), &"test".into()));
+    let record = FileRecord::of(&fixture("food_3d.npy"), "food_3d.npy").unwrap();
+    assert_eq!(described["inputs"][0], serde_json::json!(record), "by its content");
+    assert_eq!(described["inputs"][1]["name"], "nsdgeneral.nii.gz");
 }
 
 #[test]
@@ -103,7 +110,7 @@ fn the_list_of_parcels_is_read_and_checked() {
 fn files_under_coco_ids_become_a_prepared_subject() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("subj01");
-    let food = RegionFiles { masks: vec![fixture("food_3d.npy")], labels: Vec::new(), names: Vec::new() };
+    let food = RegionFiles { masks: vec![fixture("food_3d.npy")], ..RegionFiles::default() };
     let settings = Settings {
         subject: "subj01".to_owned(),
         images: fixture("images.hdf5"),
@@ -129,6 +136,46 @@ fn files_under_coco_ids_become_a_prepared_subject() {
 }
 
 #[test]
+fn of_the_authors_cortex_the_voxels_of_a_list_without_early_ones_are_taken_over() {
+    let subject = Subject::new();
+    // Two voxels of i = 2, j = 0, where the list has j < 2.
+    let early = subject.folder.path().join("prf-visualrois.nii.gz");
+    let labels: Vec<i16> = (0..60).map(|voxel| i16::from((40..42).contains(&voxel))).collect();
+    write_labels(&early, &Grid::read(&subject.roi()).unwrap(), &labels).unwrap();
+    let masks = |path: PathBuf, item| RegionFiles { masks: vec![path], item, ..RegionFiles::default() };
+    let functional = masks(fixture("volume_to_functional_5.pkl"), Some(1));
+    let settings = Settings {
+        images: fixture("images.hdf5"),
+        betas: vec![fixture("cortex_subj_1.npy")],
+        voxels: vec![functional.clone()],
+        without: vec![masks(early.clone(), None)],
+        regions: [("food".to_owned(), masks(fixture("food_3d.npy"), None))].into(),
+        like: Some(subject.roi()),
+        image_size: 4,
+        ..Settings::default()
+    };
+    let out = subject.folder.path().join("subject");
+    let manifest = import(&settings, &out).unwrap();
+    let read = Dataset::open(&out).unwrap();
+    assert_eq!((read.images(), read.voxels()), (4, 8));
+    let mut betas = [0.0; 8];
+    read.betas(2, &mut betas);
+    // Of cortex, which begins at i = 1, these are voxels 22 to 29.
+    assert_eq!((betas[0], betas[7]), (12.0 + 22.0 / 8.0, 12.0 + 29.0 / 8.0));
+    assert_eq!((read.voxel_ijk()[0], read.voxel_ijk()[7]), ([2, 0, 2], [2, 1, 4]));
+    let food = &read.regions().regions["food"];
+    assert_eq!((food.rows.as_slice(), food.mask_voxels), (&(0..8).collect::<Vec<_>>()[..], 10));
+    assert!(manifest.inputs.iter().any(|input| input.name == "volume_to_functional_5.pkl"));
+
+    let refusal = |settings: &Settings| import(settings, &subject.folder.path().join("out")).unwrap_err().to_string();
+    let nothing = Settings { without: vec![functional], ..settings.clone() };
+    assert!(refusal(&nothing).contains("voxels is an empty set"), "{}", refusal(&nothing));
+    let unsaid = Settings { voxels: vec![masks(fixture("volume_to_functional_5.pkl"), None)], ..settings };
+    let message = refusal(&unsaid);
+    assert!(message.contains("volume_to_functional_5.pkl") && message.contains("3 arrays"), "{message}");
+}
+
+#[test]
 fn a_folder_of_the_algonauts_project_becomes_a_prepared_subject() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("subj01");
@@ -151,8 +198,8 @@ fn regions_are_labels_of_freesurfers_surfaces_by_the_names_of_their_colour_table
     let place = tempfile::tempdir().unwrap();
     let region = |names: &[&str]| RegionFiles {
         masks: ["lh.floc-faces.mgz", "rh.floc-faces.mgz"].map(fixture).to_vec(),
-        labels: Vec::new(),
         names: names.iter().map(|&name| name.to_owned()).collect(),
+        ..RegionFiles::default()
     };
     let settings = |names: &[&str]| {
         let challenge = Settings::algonauts(&fixture("algonauts"), "subj01").unwrap();
@@ -170,7 +217,7 @@ fn regions_are_labels_of_freesurfers_surfaces_by_the_names_of_their_colour_table
     for told in ["lh.floc-faces.mgz", "called FFA,", "OFA, FFA-1, FFA-2", "floc-faces.mgz.ctab"] {
         assert!(message.contains(told), "{told} is not in: {message}");
     }
-    let volume = RegionFiles { masks: vec![fixture("food.mgz")], labels: vec![1], names: Vec::new() };
+    let volume = RegionFiles { masks: vec![fixture("food.mgz")], labels: vec![1], ..RegionFiles::default() };
     let volume = Settings { regions: [("food".to_owned(), volume)].into(), ..settings(&[]) };
     let message = import(&volume, &place.path().join("out")).unwrap_err().to_string();
     assert!(message.contains("food.mgz holds masks of 60 voxels, expected 10"), "{message}");
@@ -197,6 +244,11 @@ fn files_that_do_not_fit_together_are_refused_by_name() {
     std::fs::write(&cut, &whole[..whole.len() - 3]).unwrap();
     let message = refusal(&Settings { betas: vec![cut], ..good.clone() });
     assert!(message.contains("cut.npy") && message.contains("truncated"), "{message}");
+    let cut = place.path().join("cortex.hdf5");
+    let whole = std::fs::read(fixture("cortex_subj_1.npy")).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+    let message = refusal(&Settings { betas: vec![cut], regions: [].into(), ..good.clone() });
+    assert!(message.contains("cortex.hdf5") && message.contains("truncated"), "{message}");
     let message = refusal(&Settings { images: fixture("images.hdf5"), ..good });
     assert!(message.contains("images.hdf5") && message.contains("0 images"), "{message}");
 }

@@ -147,6 +147,13 @@ fn a_truncated_or_damaged_file_of_betas_is_named() {
     std::fs::write(&path, damaged).unwrap();
     let message = two_voxels(path).unwrap_err().to_string();
     assert!(message.contains("betas_session07.hdf5") && message.contains("index"), "{message}");
+
+    // What NIfTI packs says nothing of its length before it is read.
+    let bytes = std::fs::read(reference("forms/tiny.nii")).unwrap();
+    let path = folder.path().join("betas_session07.nii");
+    std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let message = read_two_voxels(path, BetasFormat::Nifti).unwrap_err().to_string();
+    assert!(message.contains("betas_session07.nii: the number of its volumes is 749, expected 750"), "{message}");
 }
 
 #[test]

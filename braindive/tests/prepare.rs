@@ -56,6 +56,7 @@ fn a_prepared_subject_equals_the_authors_steps() {
     assert_eq!(data.image_ids(), integers("image_id"));
     assert_eq!(data.repeats(), integers("repeats"));
     assert_eq!(data.voxel_ijk().as_flattened(), integers("voxel_ijk"));
+    assert_eq!(data.regions().parcels.iter().map(|&parcel| i64::from(parcel)).collect::<Vec<_>>(), integers("parcels"));
     let bytes = expected.bytes(&expected.tensors()["betas"]);
     let betas: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let mut own = vec![0.0; data.voxels()];
@@ -232,6 +233,15 @@ fn an_empty_member_region_or_split_and_another_shape_are_told() {
     assert!(message.contains("line 2") && message.contains("73000"), "{message}");
     let message = told(&Settings { voxels: vec!["food".to_owned()], ..whole.clone() });
     assert!(message.contains("food is not given"), "{message}");
+
+    let stimuli = root.join("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5");
+    let pixels = fs::read(&stimuli).unwrap();
+    fs::write(&stimuli, &pixels[..pixels.len() - 1]).unwrap();
+    let message = told(&whole);
+    assert!(message.contains("nsd_stimuli.hdf5") && message.contains("truncated"), "{message}");
+    fs::write(&stimuli, &pixels).unwrap();
+    let message = told(&Settings { sessions: Some(1), ..whole.clone() });
+    assert!(message.contains("too many: [2]") && message.contains("say `sessions`"), "{message}");
 
     // A mask of the surface's shape in place of the volume's.
     fs::copy(reference().join("forms/other_shape.nii.gz"), root.join(FUNCTIONAL).join("roi/floc-places.nii.gz"))

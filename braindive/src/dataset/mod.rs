@@ -42,6 +42,9 @@ pub struct Regions {
     pub split: String,
     /// sha256 of the held-out images' ids in ascending order, one a line; results over different splits are not compared.
     pub split_sha256: String,
+    /// The parcels of HCP_MMP1 in the voxel set, best first or as they were given; empty where none were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parcels: Vec<u16>,
     pub regions: BTreeMap<String, Region>,
 }
 
@@ -154,6 +157,12 @@ impl Dataset {
     /// Numbers of the held-out images, ascending.
     pub fn test(&self) -> Vec<usize> {
         self.of_split(1)
+    }
+
+    /// Ids of the held-out images, ascending by number.
+    pub fn held_out(&self) -> Vec<i64> {
+        let ids = self.image_ids();
+        self.test().into_iter().map(|image| ids[image]).collect()
     }
 
     /// Where each voxel lies in the subject's volume.

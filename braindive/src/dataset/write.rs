@@ -102,6 +102,7 @@ mod tests {
                 shape: [8, 8, 8],
                 split: "shared515".to_owned(),
                 split_sha256: "0".repeat(64),
+                parcels: vec![18, 7],
                 regions: BTreeMap::from([("FFA".to_owned(), Region { rows: vec![1], mask_voxels: 4 })]),
             },
         }

@@ -22,6 +22,7 @@ pub struct Head {
     linear: Linear,
     config: HeadConfig,
     voxel_ijk: Option<Vec<[usize; 3]>>,
+    held_out: Option<Vec<i64>>,
 }
 
 /// `config.json` beside the head; it may be missing.
@@ -38,7 +39,7 @@ struct HeadConfig {
 
 impl Head {
     /// Reads a head and `config.json` beside it, which may be missing. `path` is the file or its folder: `head.safetensors` (weight
-    /// [N, K], bias [N], perhaps voxel_ijk [N, 3]), or a checkpoint of BrainDiVE's trainer; see [`checkpoint::Head`].
+    /// [N, K], bias [N], perhaps voxel_ijk [N, 3] and held_out), or a checkpoint of BrainDiVE's trainer; see [`checkpoint::Head`].
     ///
     /// # Errors
     /// A file or tensor is missing or malformed, a checkpoint holds several subjects and nothing says which, a region lists a
@@ -64,7 +65,8 @@ impl Head {
             rows.dedup();
         }
         let voxel_ijk = weights.contains("voxel_ijk").then(|| read_voxel_ijk(&weights, opened.voxels)).transpose()?;
-        Ok(Self { config, voxel_ijk, ..Self::new(path, weight, bias)? })
+        let held_out = weights.contains("held_out").then(|| weights.integers("held_out")).transpose()?;
+        Ok(Self { config, voxel_ijk, held_out, ..Self::new(path, weight, bias)? })
     }
 
     /// Reads `weight` [voxels, features] and `bias` [voxels] in `weights`; a head without regions or places.
@@ -78,7 +80,7 @@ impl Head {
 
     fn new(path: PathBuf, weight: Tensor, bias: Tensor) -> Result<Self> {
         let linear = Linear::new(&weight, Some(&bias))?;
-        Ok(Self { path, weight, bias, linear, config: HeadConfig::default(), voxel_ijk: None })
+        Ok(Self { path, weight, bias, linear, config: HeadConfig::default(), voxel_ijk: None, held_out: None })
     }
 
     /// Predicted activation of every voxel. `features`: [batch, K], as [`VisionTransformer::head_input`](crate::models::vit::VisionTransformer::head_input) returns them; returns [batch, N].
@@ -117,6 +119,11 @@ impl Head {
     /// Where in the subject's functional volume each voxel lies, if the head says so.
     pub fn voxel_ijk(&self) -> Option<&[[usize; 3]]> {
         self.voxel_ijk.as_deref()
+    }
+
+    /// Ids of the images that the head was not fitted to, if it says so.
+    pub fn held_out(&self) -> Option<&[i64]> {
+        self.held_out.as_deref()
     }
 
     /// [N, K]

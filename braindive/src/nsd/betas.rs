@@ -2,6 +2,7 @@
 //! Whole numbers are per cent signal change times 300, real numbers are per cent.
 
 use super::chunks;
+use super::hdf5::truncated;
 use super::layout::BetasFormat;
 use super::{NsdError, TRIALS};
 use crate::folder::FileRecord;
@@ -168,10 +169,8 @@ impl Session {
 
     fn open_hdf5(&self, [x, y, z]: [usize; 3]) -> Result<(Hdf5File, Dataset), NsdError> {
         let file = Hdf5File::open(&self.path).map_err(|source| self.hdf5(source))?;
-        let (length, announced) = (file.storage().len(), file.superblock().eof_address);
-        if length < announced {
-            let expected = format!("{announced} as it says itself: the file is truncated");
-            return Err(self.unexpected("its length in bytes", length.to_string(), expected));
+        if let Some(lengths) = truncated(&file) {
+            return Err(NsdError::truncated(&self.path, lengths));
         }
         let dataset = file.dataset(DATASET).map_err(|source| self.hdf5(source))?;
         let expected = [TRIALS, z, y, x].map(|side| side as u64);

@@ -1,6 +1,6 @@
 //! What can be wrong with a file of the dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Says which file, what was found there and what was expected.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,16 @@ pub enum NsdError {
 }
 
 impl NsdError {
+    /// Of a file whose length is not what it says.
+    pub(super) fn truncated(path: &Path, [length, announced]: [u64; 2]) -> Self {
+        Self::Unexpected {
+            path: path.to_owned(),
+            what: "its length in bytes".to_owned(),
+            found: length.to_string(),
+            expected: format!("{announced} as it says itself: the file is truncated"),
+        }
+    }
+
     /// Whether another try may help.
     pub fn is_io(&self) -> bool {
         match self {

@@ -6,6 +6,7 @@ mod chunks;
 pub mod ctab;
 mod design;
 mod error;
+mod hdf5;
 pub mod import;
 pub mod layout;
 pub mod mat5;

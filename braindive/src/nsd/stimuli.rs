@@ -1,5 +1,6 @@
 //! The images: as they were shown (HDF5 `imgBrick`), or cropped from COCO's photographs as the paper's authors did.
 
+use super::hdf5::truncated;
 use super::stim_info::{self, StimInfo};
 use super::{Layout, NsdError};
 use crate::image::RgbImage8;
@@ -35,10 +36,14 @@ impl Stimuli {
     /// The images as they were shown.
     ///
     /// # Errors
-    /// The file is no HDF5 file or has no `imgBrick` of 8-bit images by rows, columns and RGB.
+    /// The file is no HDF5 file, is truncated, or has no `imgBrick` of 8-bit images by rows, columns and RGB.
     pub fn shown(path: &Path) -> Result<Self, NsdError> {
         let failed = |source| NsdError::Hdf5 { path: path.to_owned(), source };
-        let dataset = Hdf5File::open(path).and_then(|file| file.dataset(DATASET)).map_err(failed)?;
+        let file = Hdf5File::open(path).map_err(failed)?;
+        if let Some(lengths) = truncated(&file) {
+            return Err(NsdError::truncated(path, lengths));
+        }
+        let dataset = file.dataset(DATASET).map_err(failed)?;
         let bytes = matches!(dataset.dtype(), Datatype::FixedPoint { size: 1, signed: false, .. });
         match dataset.shape() {
             &[images, height, width, 3] if bytes && images * height * width > 0 => {

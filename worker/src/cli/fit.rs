@@ -127,7 +127,10 @@ impl Evaluate {
         fit::evaluate_head(&job, &self.encoder, &mut |done, total| tell(done, total, &mut said))?;
         let evaluation = Evaluation::read(&self.out)?;
         let differences = match &self.against {
-            Some(other) => Some(evaluation.against(&self.out, &Evaluation::read(other)?, other)?),
+            Some(other) => {
+                let against = evaluation.against(&self.out, &Evaluation::read(other)?, other);
+                Some(against.map_err(braindive::Error::from)?)
+            }
             None => None,
         };
         match (&differences, self.json) {

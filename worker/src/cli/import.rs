@@ -4,6 +4,7 @@ use braindive::nsd::import::berg;
 use braindive::nsd::import::dataset::{Settings, import};
 use braindive::nsd::import::mask::{Mask, Source};
 use clap::Args;
+use protocol::version::SOFTWARE;
 use std::path::PathBuf;
 
 /// Flags of `worker import-mask`.
@@ -33,7 +34,7 @@ impl ImportMask {
     pub fn run(self) -> anyhow::Result<()> {
         let Self { file, like, within, above, item, out } = self;
         let mask = Mask::read(&Source { file, item, like, within, above })?;
-        mask.write(&out)?;
+        mask.write(&out, SOFTWARE)?;
         println!("{}: {} voxels", out.display(), mask.voxels());
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::chain::chain;
 use crate::device::DeviceError;
 use crate::tasks::pass::NothingToFill;
 use crate::tasks::request::RequestError;
-use anyhow::Context;
+use braindive::{Error, ErrorKind};
 use clap::{Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use std::io::{IsTerminal, stderr};
@@ -101,20 +101,21 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(AgentError::Quarantined { .. }) => 3,
         Some(AgentError::DeviceFault { .. }) => 5,
-        _ if error.is::<RequestError>()
-            || error.is::<NothingToFill>()
-            || error.downcast_ref().is_some_and(prepare::is_input) =>
-        {
-            2
-        }
+        _ if is_input(error) || error.is::<NothingToFill>() => 2,
         _ if error.is::<DeviceError>() => 4,
         _ => 1,
     }
 }
 
+/// Whether the error is one of what was asked for or of its files, not of this machine.
+fn is_input(error: &anyhow::Error) -> bool {
+    let of_files = error.downcast_ref().is_some_and(|error: &braindive::Error| error.kind() == ErrorKind::BadInput);
+    of_files || error.is::<RequestError>()
+}
+
 /// Settings from a file of JSON, or the usual ones.
-fn settings<T: DeserializeOwned + Default>(file: Option<&Path>) -> anyhow::Result<T> {
+fn settings<T: DeserializeOwned + Default>(file: Option<&Path>) -> braindive::Result<T> {
     let Some(path) = file else { return Ok(T::default()) };
-    let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("the settings in {}", path.display()))
+    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| Error::Config { path: path.to_owned(), source })
 }

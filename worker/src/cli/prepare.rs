@@ -1,8 +1,10 @@
 //! `worker prepare`: a subject of NSD to a folder of prepared data, by hand.
 
-use braindive::folder::Manifest;
+use braindive::folder::{FileRecord, Manifest};
+use braindive::nsd::Subject;
+use braindive::nsd::import::mask::parcels;
 use braindive::nsd::prepare::{KIND, Settings, run};
-use braindive::nsd::{NsdError, Subject};
+use braindive::{Error, Result};
 use clap::Args;
 use protocol::version::SOFTWARE;
 use sha2::{Digest, Sha256};
@@ -38,6 +40,9 @@ pub struct Prepare {
     /// Parcels by number, instead of ranking them
     #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',')]
     parcel_ids: Vec<u16>,
+    /// As --parcel-ids, in a file like the authors' best_HCP.npy
+    #[arg(long, value_name = "FILE", conflicts_with = "parcel_ids")]
+    parcel_file: Option<PathBuf>,
     /// ROI volumes whose labelled voxels are left out [default: prf-visualrois]
     #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',')]
     exclude: Option<Vec<String>>,
@@ -61,6 +66,10 @@ pub struct Prepare {
 impl Prepare {
     pub fn run(self) -> anyhow::Result<()> {
         let default = Settings::default();
+        let parcel_ids = match &self.parcel_file {
+            Some(file) => parcels(file).map_err(Error::from)?,
+            None => self.parcel_ids,
+        };
         let settings = Settings {
             root: self.root,
             betas: self.betas.unwrap_or(default.betas),
@@ -68,7 +77,7 @@ impl Prepare {
             voxels: self.voxels.unwrap_or(default.voxels),
             parcels: self.parcels.unwrap_or(default.parcels),
             ranked_by: self.ranked_by,
-            parcel_ids: self.parcel_ids,
+            parcel_ids,
             exclude: self.exclude.unwrap_or(default.exclude),
             food: self.food,
             t_above: self.t_above.unwrap_or(default.t_above),
@@ -86,7 +95,8 @@ impl Prepare {
 }
 
 /// Makes the folder `out`, or goes on making it; how far it is shows on a terminal.
-fn by_hand(subject: Subject, settings: &Settings, out: &Path) -> Result<Manifest, NsdError> {
+fn by_hand(subject: Subject, settings: &Settings, out: &Path) -> Result<Manifest> {
+    let identity = identity(subject, settings)?;
     let mut shown = None;
     let mut progress = |done: u64, total: u64| {
         let per_cent = done.saturating_mul(100) / total.max(1);
@@ -97,20 +107,21 @@ fn by_hand(subject: Subject, settings: &Settings, out: &Path) -> Result<Manifest
         }
         ControlFlow::Continue(())
     };
-    let manifest = run(subject, settings, out, &identity(subject, settings), SOFTWARE, &mut progress);
+    let manifest = run(subject, settings, out, &identity, SOFTWARE, &mut progress);
     if shown.is_some() {
         let _ = writeln!(stderr());
     }
-    manifest
+    Ok(manifest?)
 }
 
-/// What decides the folder's content, for a command that no coordinator gave a key.
-fn identity(subject: Subject, settings: &Settings) -> String {
-    let decided = serde_json::json!([KIND, subject.to_string(), settings, SOFTWARE]);
-    Sha256::digest(decided.to_string()).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether the error is one of what was asked for or of its files, not of this machine.
-pub fn is_input(error: &NsdError) -> bool {
-    !error.is_io() && !matches!(error, NsdError::Stopped)
+/// What decides the folder's content, for a command that no coordinator gave a key: all that is asked for, and the files that are not the
+/// dataset's own by their content.
+fn identity(subject: Subject, settings: &Settings) -> Result<String> {
+    let files = [Some(Path::new(&settings.split)), settings.food.as_deref()].into_iter().flatten();
+    let files: Vec<String> = files
+        .filter(|path| path.is_file())
+        .map(|path| FileRecord::of(path, "").map(|record| record.sha256))
+        .collect::<Result<_, _>>()?;
+    let decided = serde_json::json!([KIND, subject.to_string(), settings, files, SOFTWARE]);
+    Ok(Sha256::digest(decided.to_string()).iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -25,6 +25,12 @@ pub enum FitError {
     Diverged { epoch: usize, loss: f64 },
     #[error("the head {} predicts {found}, the data {} hold {expected}; take the data that it was fitted to", head.display(), data.display())]
     OtherVoxels { head: PathBuf, data: PathBuf, found: String, expected: String },
+    #[error(
+        "of the {held_out} held-out images of {} {unknown} are not among those that the head {} was fitted without, for example {example}: scores \
+         on images that it may have seen are no evaluation; prepare the data with the head's split",
+        data.display(), head.display()
+    )]
+    FittedTo { head: PathBuf, data: PathBuf, held_out: usize, unknown: usize, example: i64 },
     #[error("{} and {}; scores on different images are not compared", of[0], of[1])]
     OtherSplit { of: Box<[Judged; 2]> },
     #[error("fitting was stopped after {done} of {total} images")]

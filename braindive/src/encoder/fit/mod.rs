@@ -28,7 +28,7 @@ use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use train::Found;
@@ -208,11 +208,31 @@ impl Open<'_> {
             }
         }
         head.check_fits(&self.tower.config, self.job.backbone)?;
+        self.check_unseen(&head)?;
         let name = head.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let record = FileRecord::of(head.path(), &name)?;
         let weight = head.weight().flatten_all()?.to_vec1()?;
         let bias = head.bias().to_vec1()?;
-        Ok((Found { width: head.features(), weight, bias, ..Found::default() }, record))
+        let held_out = head.held_out().map(<[i64]>::to_vec);
+        Ok((Found { width: head.features(), weight, bias, held_out, ..Found::default() }, record))
+    }
+
+    /// A head that says what it was fitted without is judged on such images alone.
+    fn check_unseen(&self, head: &Head) -> Result<(), FitError> {
+        let Some(held_out) = head.held_out() else { return Ok(()) };
+        let held_out: BTreeSet<i64> = held_out.iter().copied().collect();
+        let judged = self.data.held_out();
+        let unknown: Vec<i64> = judged.iter().copied().filter(|id| !held_out.contains(id)).collect();
+        match unknown.first() {
+            None => Ok(()),
+            Some(&example) => Err(FitError::FittedTo {
+                head: head.path().to_owned(),
+                data: self.job.data.to_owned(),
+                held_out: judged.len(),
+                unknown: unknown.len(),
+                example,
+            }),
+        }
     }
 
     fn evaluate(

@@ -95,11 +95,14 @@ fn write_weights(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRec
     let places: Vec<u8> =
         data.voxel_ijk().into_iter().flatten().flat_map(|index| (index as i32).to_le_bytes()).collect();
     let voxels = data.voxels();
-    let tensors = [
+    let held_out =
+        found.held_out.as_ref().map(|ids| (ids.len(), ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()));
+    let mut tensors = vec![
         ("weight", Dtype::F32, vec![voxels, found.width], &weight[..]),
         ("bias", Dtype::F32, vec![voxels], &bias),
         ("voxel_ijk", Dtype::I32, vec![voxels, 3], &places),
     ];
+    tensors.extend(held_out.as_ref().map(|(images, ids)| ("held_out", Dtype::I64, vec![*images], &ids[..])));
     let regions = data.regions();
     // One entry, so that equal heads are equal files: a map of several is written in any order.
     let metadata = serde_json::json!({

@@ -47,6 +47,7 @@ fn parts() -> Parts {
             shape: [6, 4, 4],
             split: "shared515".to_owned(),
             split_sha256: "0".repeat(64),
+            parcels: Vec::new(),
             regions: BTreeMap::from([("warm".to_owned(), region(&[0, 1, 2])), ("rest".to_owned(), region(&[3, 4]))]),
         },
     }
@@ -204,6 +205,38 @@ fn an_imported_head_is_evaluated_and_one_of_other_voxels_is_refused() {
     let out = other.folder.path().join("imported");
     let message = import(&other.job(&out), &encoder, &mut on).unwrap_err().to_string();
     assert!(message.contains("[0, 1, 2]") && message.contains("[0, 2, 2]"), "{message}");
+}
+
+#[test]
+fn a_head_is_judged_only_on_images_that_it_was_fitted_without() {
+    let place = Place::new(&parts());
+    place.fit("encoder", &short(), &mut on).unwrap();
+    let encoder = place.folder.path().join("encoder");
+    let split = |first: usize| {
+        let other = Place::new(&Parts { test: (0..IMAGES).map(|image| u8::from(image >= first)).collect(), ..parts() });
+        let out = other.folder.path().join("evaluated");
+        let made = evaluate_head(&other.job(&out), &encoder, &mut on).map(|_| Evaluation::read(&out).unwrap().images);
+        assert_eq!(made.is_ok(), out.exists());
+        made.map_err(|error| error.to_string())
+    };
+    assert_eq!(split(60), Ok(10), "a part of its held-out images");
+    let message = split(48).unwrap_err();
+    for told in ["of the 22 held-out images", " 2 are not among", "head.safetensors", "for example 144"] {
+        assert!(message.contains(told), "{told} is not in: {message}");
+    }
+
+    // What was imported goes on saying so, and nothing is said of a head that didn't.
+    let imported = |head: &Path, name: &str| {
+        let out = place.folder.path().join(name);
+        import(&place.job(&out), head, &mut on).unwrap();
+        Head::load(&out, DType::F32, &Device::Cpu).unwrap().held_out().map(<[i64]>::len)
+    };
+    assert_eq!(imported(&encoder, "known"), Some(20));
+    let head = Head::load(&encoder, DType::F32, &Device::Cpu).unwrap();
+    let silent = std::collections::HashMap::from([("weight", head.weight().clone()), ("bias", head.bias().clone())]);
+    let path = place.folder.path().join("silent.safetensors");
+    candle_core::safetensors::save(&silent, &path).unwrap();
+    assert_eq!(imported(&path, "silent"), None);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Found {
     pub summary: BTreeMap<String, f64>,
     /// Beside data and backbone.
     pub inputs: Vec<FileRecord>,
+    /// Ids of the images that it was fitted without, if they are known.
+    pub held_out: Option<Vec<i64>>,
     /// Of the job's progress.
     pub done: u64,
     pub total: u64,
@@ -67,7 +69,8 @@ pub fn find(open: &Open<'_>, settings: &Settings, draft: &Path, report: Report<'
         Method::Adamw => fit.adamw(&mut progress),
         Method::Ridge => fit.ridge(&mut progress),
     }?;
-    Ok(Found { done: progress.done, total: progress.total, ..found })
+    let held_out = Some(open.data.held_out());
+    Ok(Found { held_out, done: progress.done, total: progress.total, ..found })
 }
 
 impl Fit<'_> {

@@ -6,6 +6,7 @@ use super::error::{ImportError, Problem};
 use super::pickle::{self, Pickled};
 use crate::error::Result;
 use crate::image::RgbImage8;
+use crate::nsd::hdf5::truncated;
 use hdf5_reader::{Dataset, Hdf5File};
 use std::io::Read;
 use std::path::Path;
@@ -94,6 +95,10 @@ fn id(text: &str) -> Result<i64, Problem> {
 fn open(path: &Path) -> Result<(Hdf5File, Vec<Dataset>), ImportError> {
     let failed = |error: hdf5_reader::error::Error| Problem::Hdf5(error.to_string()).of(path);
     let file = Hdf5File::open(path).map_err(failed)?;
+    if let Some([length, announced]) = truncated(&file) {
+        let expected = format!("{announced} as it says itself: it is truncated");
+        return Err(Problem::unexpected(format!("{length} bytes"), expected).of(path));
+    }
     let datasets = file.root_group().and_then(|root| root.datasets()).map_err(failed)?;
     Ok((file, datasets))
 }

@@ -17,7 +17,7 @@ use crate::image::{RgbImage8, png, resize};
 use crate::nsd::prepare::ceiling::noise_ceiling;
 use crate::volume::{Grid, write_labels};
 use checkpoint::{Checkpoint, Dtype};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Voxels without a place are laid out in rows of this length.
@@ -82,8 +82,11 @@ pub fn import(settings: &Settings, out: &Path) -> Result<Manifest> {
 impl Settings {
     fn parts(&self) -> Result<(Parts, Grid)> {
         let Responses { ids, mut betas, voxels, places } = self.responses()?;
+        let (grid, places) = self.places(places, voxels)?;
+        let kept = self.kept(&grid, &places)?;
+        keep(&mut betas, voxels, &kept);
         let pixels = self.pixels(ids.as_deref())?;
-        let (images, rows) = (pixels.ids.len(), betas.len().checked_div(voxels).unwrap_or(0));
+        let (images, rows) = (pixels.ids.len(), betas.len().checked_div(kept.len()).unwrap_or(0));
         if images != rows || images == 0 {
             let found = format!("{images} images");
             return Err(Problem::unexpected(found, format!("{rows}, as many as there are betas"))
@@ -91,23 +94,31 @@ impl Settings {
                 .into());
         }
         if let Some(at) = betas.iter().position(|beta| !beta.is_finite()) {
-            let found = format!("{} for image {} in voxel {}", betas[at], at / voxels, at % voxels);
+            let (image, voxel) = (at / kept.len(), kept[at % kept.len()]);
+            let found = format!("{} for image {image} in voxel {voxel}", betas[at]);
             return Err(Problem::unexpected(found, "finite betas").of(&self.betas[0]).into());
         }
         if self.zscore {
-            zscore(&mut betas, voxels);
+            zscore(&mut betas, kept.len());
         }
-        let (grid, places) = self.places(places, voxels)?;
         let mut regions = BTreeMap::new();
         for (name, files) in &self.regions {
-            regions.insert(name.clone(), self.region(name, files, &grid, &places)?);
+            let Region { rows, mask_voxels } = self.region(files, &grid, &places)?;
+            // Both ascend.
+            let rows: Vec<usize> = rows.iter().filter_map(|row| kept.binary_search(row).ok()).collect();
+            if rows.is_empty() {
+                return Err(Error::EmptyRegion { region: name.clone() });
+            }
+            regions.insert(name.clone(), Region { rows, mask_voxels });
         }
+        let places: Vec<[usize; 3]> = kept.iter().map(|&voxel| places[voxel]).collect();
         let (split, test) = self.split(&pixels.ids)?;
         let held_out: Vec<i64> = (0..images).filter(|&image| test[image] == 1).map(|image| pixels.ids[image]).collect();
         let ncsnr = match &self.ncsnr {
             Some(path) => self.per_voxel(path, voxels)?,
             None => vec![f32::NAN; voxels],
         };
+        let ncsnr: Vec<f32> = kept.iter().map(|&voxel| ncsnr[voxel]).collect();
         let ceiling = |ncsnr: &f32| noise_ceiling(*ncsnr, [self.repeats.max(1)].into_iter());
         let parts = Parts {
             images: pixels.images.iter().flat_map(|image| image.pixels().iter().copied()).collect(),
@@ -119,7 +130,13 @@ impl Settings {
             voxel_ijk: places.iter().map(|place| place.map(|index| index as i32)).collect(),
             noise_ceiling: ncsnr.iter().map(ceiling).collect(),
             ncsnr,
-            regions: Regions { shape: grid.shape(), split, split_sha256: digest(held_out), regions },
+            regions: Regions {
+                shape: grid.shape(),
+                split,
+                split_sha256: digest(held_out),
+                parcels: Vec::new(),
+                regions,
+            },
         };
         Ok((parts, grid))
     }
@@ -220,8 +237,26 @@ impl Settings {
         }
     }
 
-    /// A region's voxels. A mask is over the voxels of its file of betas, or a volume.
-    fn region(&self, name: &str, files: &RegionFiles, grid: &Grid, places: &[[usize; 3]]) -> Result<Region> {
+    /// The betas' voxels that are taken over, ascending.
+    fn kept(&self, grid: &Grid, places: &[[usize; 3]]) -> Result<Vec<usize>> {
+        let rows = |masks: &[RegionFiles]| -> Result<BTreeSet<usize>> {
+            let rows = masks.iter().map(|files| Ok(self.region(files, grid, places)?.rows));
+            Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        let without = rows(&self.without)?;
+        let inside = if self.voxels.is_empty() { (0..places.len()).collect() } else { rows(&self.voxels)? };
+        let kept: Vec<usize> = inside.difference(&without).copied().collect();
+        match kept.is_empty() {
+            false => Ok(kept),
+            true => {
+                let expected = "at least one voxel of the betas".to_owned();
+                Err(Error::Parameter { what: "voxels", found: "an empty set".to_owned(), expected })
+            }
+        }
+    }
+
+    /// A region's voxels, perhaps none. A mask is over the voxels of its file of betas, or a volume.
+    fn region(&self, files: &RegionFiles, grid: &Grid, places: &[[usize; 3]]) -> Result<Region> {
         let labels = files.labels()?;
         let belongs = |value: f64| match labels.as_slice() {
             [] => value > 0.5,
@@ -229,14 +264,14 @@ impl Settings {
         };
         let mut flags: Vec<bool> = Vec::new();
         for path in &files.masks {
-            let array = mask::array(path, None)?;
+            let array = mask::array(path, files.item)?;
             flags.extend(array.floats().into_iter().map(belongs));
             if array.shape == grid.shape() && files.masks.len() == 1 {
                 let volume = std::mem::take(&mut flags);
                 let inside = |place: &[usize; 3]| grid.position(*place).is_some_and(|position| volume[position]);
                 let rows: Vec<usize> = (0..places.len()).filter(|&row| inside(&places[row])).collect();
                 let mask_voxels = volume.iter().filter(|&&flag| flag).count();
-                return Self::filled(name, Region { rows, mask_voxels });
+                return Ok(Region { rows, mask_voxels });
             }
         }
         if flags.len() != places.len() {
@@ -247,14 +282,7 @@ impl Settings {
             return Err(Problem::unexpected(found, expected).of(path).into());
         }
         let rows: Vec<usize> = (0..flags.len()).filter(|&row| flags[row]).collect();
-        Self::filled(name, Region { mask_voxels: rows.len(), rows })
-    }
-
-    fn filled(name: &str, region: Region) -> Result<Region> {
-        match region.rows.is_empty() {
-            false => Ok(region),
-            true => Err(Error::EmptyRegion { region: name.to_owned() }),
-        }
+        Ok(Region { mask_voxels: rows.len(), rows })
     }
 
     fn per_voxel(&self, path: &Path, voxels: usize) -> Result<Vec<f32>> {
@@ -329,6 +357,17 @@ fn tensor(path: &Path, key: &str, expected: Dtype) -> Result<(Vec<usize>, Vec<u8
     };
     let tensor = found.ok_or_else(unexpected)?;
     Ok((tensor.shape.clone(), file.bytes(tensor).into_owned()))
+}
+
+/// Leaves of every row of `voxels` betas those of the voxels `kept`, ascending.
+fn keep(betas: &mut Vec<f32>, voxels: usize, kept: &[usize]) {
+    let images = betas.len().checked_div(voxels).unwrap_or(0);
+    for image in 0..images {
+        for (to, from) in kept.iter().enumerate() {
+            betas[image * kept.len() + to] = betas[image * voxels + from];
+        }
+    }
+    betas.truncate(images * kept.len());
 }
 
 /// Gives every voxel mean 0 and variance 1; one that never changes becomes 0.

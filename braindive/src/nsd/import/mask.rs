@@ -5,9 +5,11 @@ use super::array::{Array, Kind, Type};
 use super::error::{ImportError, Problem};
 use super::npy;
 use super::pickle::{self, Pickled};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::folder::FileRecord;
 use crate::nsd::mgh::{self, Mgh};
 use crate::volume::{Grid, Volume, write_labels};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// A mask to take over.
@@ -31,6 +33,8 @@ pub struct Mask {
     pub grid: Grid,
     /// Every voxel of the volume, the last axis fastest.
     pub selected: Vec<bool>,
+    inputs: Vec<FileRecord>,
+    settings: serde_json::Value,
 }
 
 impl Mask {
@@ -53,16 +57,31 @@ impl Mask {
         let places: Vec<usize> = (0..covered.len()).filter(|&voxel| covered[voxel]).collect();
         let array = array(&source.file, source.item)?;
         let selected = select(&array, grid.shape(), &places).map_err(|problem| problem.of(&source.file))?;
-        Ok(Self { grid, selected })
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = [&source.file, &source.like].into_iter().chain(&source.within);
+        let inputs = files.map(|path| FileRecord::of(path, &name(path))).collect::<Result<_, _>>()?;
+        let within: Vec<String> = source.within.iter().map(|path| name(path)).collect();
+        let settings = json!({ "item": source.item, "within": within, "above": source.above });
+        Ok(Self { grid, selected, inputs, settings })
     }
 
-    /// Writes the volume `path`: 1 in the region, else 0.
+    /// Writes the volume `path`: 1 in the region, else 0; and beside it, in `.json` for `.nii` or `.nii.gz`, what it was made of.
     ///
     /// # Errors
     /// The disk fails, or the name is no NIfTI file's.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, path: &Path, software: &str) -> Result<()> {
         let labels: Vec<i16> = self.selected.iter().map(|&selected| i16::from(selected)).collect();
-        Ok(write_labels(path, &self.grid, &labels)?)
+        write_labels(path, &self.grid, &labels)?;
+        let described = json!({
+            "voxels": self.voxels(),
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "software": software,
+        });
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = [".nii.gz", ".nii"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+        let path = path.with_file_name(format!("{stem}.json"));
+        std::fs::write(&path, format!("{described:#}\n")).map_err(|source| Error::Write { path, source })
     }
 
     pub fn voxels(&self) -> usize {
@@ -70,11 +89,21 @@ impl Mask {
     }
 }
 
-/// The array in a `.npy` file or one of FreeSurfer's, or the one of number `item` in a pickle.
+/// The array in a `.npy` file, a NIfTI volume or a file of FreeSurfer's, or the one of number `item` in a pickle.
 ///
 /// # Errors
 /// The file can't be read, or which of several arrays is meant is not said.
-pub fn array(path: &Path, item: Option<usize>) -> Result<Array, ImportError> {
+pub fn array(path: &Path, item: Option<usize>) -> Result<Array> {
+    if path.extension().is_some_and(|extension| extension == "nii" || extension == "gz") {
+        let Volume { grid, values } = Volume::read(path)?;
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let of = Type { kind: Kind::Float, width: 8, is_big_endian: false };
+        return Ok(Array::new(of, grid.shape().to_vec(), false, bytes).map_err(|problem| problem.of(path))?);
+    }
+    Ok(numbers(path, item)?)
+}
+
+fn numbers(path: &Path, item: Option<usize>) -> Result<Array, ImportError> {
     if path.extension().is_some_and(|extension| extension == "mgh" || extension == "mgz") {
         return freesurfer(path).map_err(|problem| problem.of(path));
     }
@@ -147,7 +176,7 @@ fn select(array: &Array, shape: [usize; 3], places: &[usize]) -> Result<Vec<bool
 /// # Errors
 /// The file can't be read or holds something else.
 pub fn parcels(path: &Path) -> Result<Vec<u16>, ImportError> {
-    let array = array(path, None)?;
+    let array = numbers(path, None)?;
     let expected = "numbers of parcels from 1 to 180, each once";
     let indices = array.indices().map_err(|value| Problem::unexpected(value.to_string(), expected).of(path))?;
     let mut parcels = Vec::new();

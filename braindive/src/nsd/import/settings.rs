@@ -26,13 +26,16 @@ pub struct Settings {
     pub betas: Vec<PathBuf>,
     /// Z-score every voxel over all images.
     pub zscore: bool,
+    /// Of the betas' voxels, those that are taken over: in these masks and not in those of `without`. All if there are none.
+    pub voxels: Vec<RegionFiles>,
+    pub without: Vec<RegionFiles>,
     #[serde(deserialize_with = "each_once")]
     pub regions: BTreeMap<String, RegionFiles>,
-    /// [voxels, 3]: where every voxel lies in the volume `like`.
+    /// [voxels, 3] of the betas: where every voxel lies in the volume `like`.
     pub voxel_ijk: Option<PathBuf>,
     /// A NIfTI volume in the subject's space.
     pub like: Option<PathBuf>,
-    /// [voxels]: signal to noise of a single trial.
+    /// [voxels] of the betas: signal to noise of a single trial.
     pub ncsnr: Option<PathBuf>,
     /// Trials that each image's betas are the mean of.
     pub repeats: u8,
@@ -44,12 +47,15 @@ pub struct Settings {
     pub image_size: usize,
 }
 
-/// A region: a mask over the voxels, in as many files as there are of betas: `.npy`, a pickle of an array, or FreeSurfer's `.mgh` and `.mgz`,
-/// whose vertices are the voxels of one hemisphere's betas.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A region: a volume in the subject's space, or a mask over the betas' voxels, in as many files as there are of betas: `.npy`, a pickle of
+/// arrays, NIfTI, or FreeSurfer's `.mgh` and `.mgz`, whose vertices are the voxels of one hemisphere's betas.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegionFiles {
     pub masks: Vec<PathBuf>,
+    /// Which array of a pickle of several, counted from 0: lists over subjects begin with subject 1.
+    #[serde(default)]
+    pub item: Option<usize>,
     /// The values that belong to the region; without labels and names, all above 0.5.
     #[serde(default)]
     pub labels: Vec<i32>,
@@ -65,6 +71,8 @@ impl Default for Settings {
             images: PathBuf::new(),
             betas: Vec::new(),
             zscore: false,
+            voxels: Vec::new(),
+            without: Vec::new(),
             regions: BTreeMap::new(),
             voxel_ijk: None,
             like: None,
@@ -98,7 +106,8 @@ impl Settings {
             // The challenge leaves areas out that a subject lacks.
             let labels = ctab::known(roi).unwrap_or_default().into_iter();
             for (label, name) in labels.filter(|(label, _)| there.contains(&f64::from(*label))) {
-                regions.insert(name, RegionFiles { masks: files.to_vec(), labels: vec![label], names: Vec::new() });
+                let labelled = RegionFiles { masks: files.to_vec(), labels: vec![label], ..RegionFiles::default() };
+                regions.insert(name, labelled);
             }
         }
         let training = root.join("training_split");
@@ -117,8 +126,9 @@ impl Settings {
             true => pngs(&self.images)?,
             false => vec![self.images.clone()],
         };
-        files.extend(self.betas.iter().chain(self.regions.values().flat_map(|region| &region.masks)).cloned());
-        let named = self.regions.values().filter(|region| !region.names.is_empty());
+        let masks = || self.regions.values().chain(&self.voxels).chain(&self.without);
+        files.extend(self.betas.iter().chain(masks().flat_map(|region| &region.masks)).cloned());
+        let named = masks().filter(|region| !region.names.is_empty());
         files.extend(
             named.flat_map(|region| &region.masks).map(|mask| ctab::beside(mask)).filter(|table| table.exists()),
         );
@@ -136,6 +146,8 @@ impl Settings {
         let settings = Self {
             images: name(&self.images),
             betas: names(&self.betas),
+            voxels: self.voxels.iter().map(region).collect(),
+            without: self.without.iter().map(region).collect(),
             regions: self.regions.iter().map(|(key, files)| (key.clone(), region(files))).collect(),
             voxel_ijk: self.voxel_ijk.as_ref().map(name),
             like: self.like.as_ref().map(name),

@@ -50,8 +50,6 @@ pub struct Plan {
     pub repeats: Vec<u8>,
     /// 1 for held-out images.
     pub test: Vec<u8>,
-    /// The parcels of the set, best first.
-    pub parcels: Vec<u16>,
     /// Every file that was read.
     pub inputs: Vec<FileRecord>,
 }
@@ -175,13 +173,18 @@ impl Reader<'_> {
             image_size: settings.image_size,
             ncsnr: voxels.iter().map(|&voxel| ncsnr.get(voxel).unwrap_or(f64::NAN) as f32).collect(),
             voxels,
-            regions: Regions { shape: grid.shape(), split, split_sha256: split::digest(&held_out), regions },
+            regions: Regions {
+                shape: grid.shape(),
+                split,
+                split_sha256: split::digest(&held_out),
+                parcels: members.parcels,
+                regions,
+            },
             test: images.iter().map(|id| u8::from(held_out.contains(id))).collect(),
             grid,
             images,
             image_of_trial,
             repeats,
-            parcels: members.parcels,
             inputs: self.inputs()?,
         })
     }
