@@ -47,6 +47,7 @@ fn stand_in(folder: &Path) -> Result<(), Box<dyn Error>> {
         fs::write(folder.join(format!("lib{library}.a")), "!<arch>\n")?;
     }
     println!("cargo::rustc-link-search=native={}", folder.display());
+    println!("cargo::metadata=LIBRARIES={}", folder.display());
     Ok(())
 }
 
