@@ -121,7 +121,10 @@ mod pool {
     use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
     use candle_core::{Error, Result};
 
-    fn pool(cuda: &CudaDevice) -> Result<CUmemoryPool, DriverError> {
+    /// What the driver answers.
+    type Driven<T> = std::result::Result<T, DriverError>;
+
+    fn pool(cuda: &CudaDevice) -> Driven<CUmemoryPool> {
         let stream = cuda.cuda_stream();
         stream.context().bind_to_thread()?;
         // SAFETY: the context holds a device.
@@ -139,7 +142,7 @@ mod pool {
         pool(cuda).and_then(set).map_err(Error::wrap)
     }
 
-    fn read(cuda: &CudaDevice, attribute: CUmemPool_attribute) -> Result<u64, DriverError> {
+    fn read(cuda: &CudaDevice, attribute: CUmemPool_attribute) -> Driven<u64> {
         let mut value = 0_u64;
         // SAFETY: the attribute is a 64-bit number.
         unsafe { result::mem_pool::get_attribute(pool(cuda)?, attribute, (&raw mut value).cast()) }?;
