@@ -7,6 +7,7 @@ use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::{DType, Error, Result};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -63,13 +64,15 @@ pub(super) fn convolve(cuda: &Cuda<'_>, c: &Convolution<'_>) -> Result<bool> {
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().map_err(Error::wrap)?;
     let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
-    if !libraries.contains_key(&device.id()) {
-        let handle = result::create_handle().map_err(Error::wrap)?;
-        // SAFETY: the handle was just created, and the device keeps its stream.
-        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(Error::wrap)?;
-        libraries.insert(device.id(), Library { handle, plans: HashMap::new() });
-    }
-    let Some(library) = libraries.get_mut(&device.id()) else { return Ok(false) };
+    let library = match libraries.entry(device.id()) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(place) => {
+            let handle = result::create_handle().map_err(Error::wrap)?;
+            // SAFETY: the handle was just created, and the device keeps its stream.
+            unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(Error::wrap)?;
+            place.insert(Library { handle, plans: HashMap::new() })
+        }
+    };
     let problem = Problem::of(c)?;
     let plan = match library.plans.get(&problem) {
         Some(plan) => *plan,
