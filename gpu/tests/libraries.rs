@@ -11,6 +11,9 @@ use std::process::{Command, Output};
 /// Set for the child process that calls CUDA; its value says when.
 const CHILD: &str = "LIBRARIES_TEST_CALLS";
 
+/// Minor version of a cuDNN without its parts.
+const TORN: u32 = 1;
+
 /// A folder with libraries that have every function and do nothing, but for the driver, which tells of a V100, and cuDNN, which tells its
 /// version.
 fn libraries(cudnn_minor: u32) -> tempfile::TempDir {
@@ -28,6 +31,12 @@ fn libraries(cudnn_minor: u32) -> tempfile::TempDir {
             );
         }
         fs::write(&source, text).expect("a file can be written");
+        // The parts of cuDNN 9 are only looked for.
+        if library == Library::Cudnn && cudnn_minor != TORN {
+            for part in ["graph", "ops", "cnn"] {
+                fs::write(folder.path().join(format!("libcudnn_{part}.so.9")), "").expect("a file can be written");
+            }
+        }
         let mut compile = Command::new("cc");
         compile.args(["-shared", "-fPIC", "-w", "-o"]).arg(folder.path().join(name)).arg(source);
         if library == Library::Driver {
@@ -69,6 +78,12 @@ fn a_call_goes_to_the_library_that_was_loaded() {
 #[test]
 fn a_volta_card_does_without_a_cudnn_that_dropped_it() {
     let said = answers("loaded", 11);
+    assert_eq!(said, ["cuBLASLt, cuBLAS, cuRAND, NVRTC", "no cuDNN", "1, Tesla V100-SXM2-16GB"]);
+}
+
+#[test]
+fn a_cudnn_without_its_parts_is_left_alone() {
+    let said = answers("loaded", TORN);
     assert_eq!(said, ["cuBLASLt, cuBLAS, cuRAND, NVRTC", "no cuDNN", "1, Tesla V100-SXM2-16GB"]);
 }
 

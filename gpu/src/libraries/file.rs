@@ -152,6 +152,25 @@ impl LibraryFile {
         self.address(known).ok().and_then(file_of).unwrap_or_else(|| self.name.clone())
     }
 
+    /// Whether the parts of cuDNN 9 are there, too, which it loads when it is first called: it ends the process where one is missing.
+    #[cfg(feature = "libraries")]
+    pub(super) fn whole(&self) -> Result<(), LibraryError> {
+        let path = self.path();
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if !real.to_string_lossy().contains(".so.9") {
+            return Ok(());
+        }
+        for part in ["libcudnn_graph.so.9", "libcudnn_ops.so.9", "libcudnn_cnn.so.9"] {
+            let beside = path.with_file_name(part);
+            // SAFETY: as in `open`; it is closed again.
+            if !beside.exists() && unsafe { Handle::open(Some(part), RTLD_NOW | RTLD_LOCAL) }.is_err() {
+                let reason = format!("{part} is not beside it");
+                return Err(LibraryError::Broken { library: self.library, file: path.display().to_string(), reason });
+            }
+        }
+        Ok(())
+    }
+
     /// The address of a function.
     pub(super) fn address(&self, symbol: &'static str) -> Result<*mut c_void, LibraryError> {
         // SAFETY: an address, of whatever type.

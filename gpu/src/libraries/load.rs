@@ -78,6 +78,7 @@ pub fn cudnn() -> Option<&'static LibraryFile> {
 /// cuDNN, if it has kernels for every card that this process sees.
 fn open_cudnn() -> Result<LibraryFile, LibraryError> {
     let file = open(Library::Cudnn)?;
+    file.whole()?;
     devices()?.iter().try_for_each(|card| serves(&file, card, FIRST_CUDNN_WITHOUT_VOLTA))?;
     Ok(file)
 }
