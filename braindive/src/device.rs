@@ -86,29 +86,22 @@ pub fn calls() -> Calls {
 pub fn forget_peak(device: &Device) -> Result<()> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => pool::forget_peak(cuda),
+        Device::Cuda(cuda) if pool::exists(cuda) => pool::forget_peak(cuda),
         _ => Ok(()),
     }
 }
 
-/// The most memory of a GPU that was in use by this process at a time since [`forget_peak`]; `None` for the CPU.
+/// The most memory of a GPU that was in use by this process at a time since [`forget_peak`]; `None` for the CPU, and for a GPU without a pool
+/// of memory, such as some virtual ones.
 ///
 /// # Errors
 /// The driver does not say.
 pub fn peak_bytes(device: &Device) -> Result<Option<u64>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => pool::peak_bytes(cuda).map(Some),
+        Device::Cuda(cuda) if pool::exists(cuda) => pool::peak_bytes(cuda).map(Some),
         _ => Ok(None),
     }
-}
-
-/// Waits until a device has done all that it was asked for.
-///
-/// # Errors
-/// Something of it failed.
-pub fn finish(device: &Device) -> Result<()> {
-    device.synchronize()
 }
 
 #[cfg(feature = "cuda")]
@@ -131,8 +124,13 @@ mod pool {
         unsafe { result::device::get_default_mem_pool(stream.context().cu_device()) }
     }
 
+    /// Whether the device has one; else memory is asked of the driver each time.
+    pub fn exists(cuda: &CudaDevice) -> bool {
+        cuda.cuda_stream().context().has_async_alloc()
+    }
+
     pub fn keep_what_is_freed(cuda: &CudaDevice) -> Result<()> {
-        if !cuda.cuda_stream().context().has_async_alloc() {
+        if !exists(cuda) {
             return Ok(());
         }
         let mut threshold = u64::MAX;
@@ -151,10 +149,15 @@ mod pool {
 
     pub fn memory(cuda: &CudaDevice) -> Result<DeviceMemory> {
         let read = || {
-            let reserved = read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-            let used = read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+            cuda.cuda_stream().context().bind_to_thread()?;
             let (free, total) = result::mem_get_info()?;
-            Ok(DeviceMemory { total: total as u64, free: free as u64 + reserved.saturating_sub(used) })
+            let kept = if exists(cuda) {
+                let reserved = read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+                reserved.saturating_sub(read(cuda, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?)
+            } else {
+                0
+            };
+            Ok(DeviceMemory { total: total as u64, free: free as u64 + kept })
         };
         read().map_err(|error: DriverError| Error::wrap(error))
     }
