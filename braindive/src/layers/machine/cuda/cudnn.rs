@@ -168,16 +168,20 @@ impl Problem {
 /// An algorithm that cuDNN proposes.
 struct Proposal<A> {
     algorithm: A,
+    /// What the algorithm computes with: the workspace is that of this one.
+    math: sys::cudnnMathType_t,
     usable: bool,
     workspace_bytes: usize,
 }
 
 /// Of proposals, the fastest first, the first one that fits.
-fn first_that_fits<A>(proposals: impl Iterator<Item = Proposal<A>>) -> Option<(A, usize)> {
-    proposals
-        .into_iter()
-        .find(|proposal| proposal.usable && proposal.workspace_bytes <= WORKSPACE_BYTES)
-        .map(|proposal| (proposal.algorithm, proposal.workspace_bytes))
+fn first_that_fits<A>(
+    mut proposals: impl Iterator<Item = Proposal<A>>,
+    algorithm: impl Fn(A) -> Algorithm,
+) -> Option<Proposal<Algorithm>> {
+    let found = proposals.find(|proposal| proposal.usable && proposal.workspace_bytes <= WORKSPACE_BYTES)?;
+    let Proposal { math, usable, workspace_bytes, .. } = found;
+    Some(Proposal { algorithm: algorithm(found.algorithm), math, usable, workspace_bytes })
 }
 
 /// As many proposals as cuDNN has algorithms.
@@ -191,6 +195,7 @@ macro_rules! proposals {
             let found = found.assume_init();
             Proposal {
                 algorithm: found.algo,
+                math: found.mathType,
                 usable: found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                     && found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
                 workspace_bytes: found.memory,
@@ -224,7 +229,7 @@ impl Plan {
                     [weight, output, convolution, input],
                     sys::cudnnConvolutionBwdDataAlgoPerf_t
                 );
-                first_that_fits(found).map(|(algorithm, bytes)| (Algorithm::Adjoint(algorithm), bytes))
+                first_that_fits(found, Algorithm::Adjoint)
             } else {
                 let found = proposals!(
                     result::get_convolution_forward_algorithm,
@@ -232,10 +237,14 @@ impl Plan {
                     [input, weight, convolution, output],
                     sys::cudnnConvolutionFwdAlgoPerf_t
                 );
-                first_that_fits(found).map(|(algorithm, bytes)| (Algorithm::Forward(algorithm), bytes))
+                first_that_fits(found, Algorithm::Forward)
             }
         };
-        Ok(chosen.map(|(algorithm, workspace_bytes)| Self {
+        if let Some(chosen) = &chosen {
+            // SAFETY: the descriptor lives.
+            unsafe { result::set_convolution_math_type(convolution, chosen.math) }?;
+        }
+        Ok(chosen.map(|Proposal { algorithm, workspace_bytes, .. }| Self {
             input,
             output,
             weight,
