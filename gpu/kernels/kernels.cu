@@ -3,7 +3,6 @@
 #include "element.cuh"
 
 #include "attention.cuh"
-#include "fill.cuh"
 #include "norm.cuh"
 #include "patches.cuh"
 #include "pointwise.cuh"

@@ -28,12 +28,22 @@ impl Finding {
 
 /// Runs a layer of each kind on `device` in `dtype`, f32, f16 or bf16, and in f32 on the CPU.
 pub fn check(device: &Device, dtype: DType) -> Vec<Finding> {
+    check_by(device, dtype, &|compute| compute())
+}
+
+/// Value and input gradient of a layer.
+type Results = Result<[Tensor; 2]>;
+
+/// As [`check`], where `run` does what is to be computed on the device.
+pub(super) fn check_by(device: &Device, dtype: DType, run: &dyn Fn(&dyn Fn() -> Results) -> Results) -> Vec<Finding> {
     let allowed = match dtype {
         DType::F32 => 3e-6,
         DType::F16 => 6e-3,
         _ => 5e-2,
     };
-    let finding = |case: &Case| Finding { layer: case.name, dtype, deviation: case.deviation(device, dtype), allowed };
+    let deviation =
+        |case: &Case| largest_deviation(&case.run(&Device::Cpu, DType::F32)?, &run(&|| case.run(device, dtype))?);
+    let finding = |case: &Case| Finding { layer: case.name, dtype, deviation: deviation(case), allowed };
     CASES.iter().map(finding).collect()
 }
 
@@ -46,39 +56,29 @@ struct Case {
 }
 
 impl Case {
-    fn deviation(&self, device: &Device, dtype: DType) -> Result<f64> {
-        let (expected, found) = (self.run(&Device::Cpu, DType::F32, false)?, self.run(device, dtype, true)?);
-        expected.iter().zip(&found).try_fold(0.0, |worst, (expected, found)| {
-            let found = deviation(expected, found)?;
-            Ok(if found <= worst { worst } else { found })
-        })
-    }
-
-    /// Value and gradient. `under_test`: on the machine that is checked, which may be an emulation on the CPU.
-    fn run(&self, device: &Device, dtype: DType, under_test: bool) -> Result<[Tensor; 2]> {
-        let compute = || {
-            let weights = Weights::random(7, dtype, device);
-            let layer = (self.layer)(&weights).map_err(candle_core::Error::wrap)?;
-            let tensor = |key: &str, shape: &[usize]| {
-                // Values that are the same in every type.
-                let values = Weights::random(7, DType::BF16, &Device::Cpu).get(shape, key);
-                values.map_err(candle_core::Error::wrap)?.to_dtype(dtype)?.to_device(device)
-            };
-            let normal =
-                |tensor: &Tensor| tensor.affine((self.input.iter().skip(1).product::<usize>() as f64).sqrt(), 0.0);
-            let x = Tracked::input(normal(&tensor("x", self.input)?)?);
-            let y = layer(&x)?;
-            let value = y.value().clone();
-            let cotangent = normal(&tensor("cotangent", value.dims())?)?;
-            Ok([value, gradients(y, cotangent)?.reach(&x)?])
+    fn run(&self, device: &Device, dtype: DType) -> Results {
+        let weights = Weights::random(7, dtype, device);
+        let layer = (self.layer)(&weights).map_err(candle_core::Error::wrap)?;
+        // Values that are the same in every type, of variance 1.
+        let normal = |key: &str, shape: &[usize]| {
+            let values =
+                Weights::random(7, DType::BF16, &Device::Cpu).get(shape, key).map_err(candle_core::Error::wrap)?;
+            let scale = (self.input.iter().skip(1).product::<usize>() as f64).sqrt();
+            values.to_dtype(dtype)?.to_device(device)?.affine(scale, 0.0)
         };
-        #[cfg(test)]
-        if under_test && super::machine::emulated::wanted() {
-            return super::machine::emulated::emulate(compute);
-        }
-        let _ = under_test;
-        compute()
+        let x = Tracked::input(normal("x", self.input)?);
+        let y = layer(&x)?;
+        let value = y.value().clone();
+        let cotangent = normal("cotangent", value.dims())?;
+        Ok([value, gradients(y, cotangent)?.reach(&x)?])
     }
+}
+
+fn largest_deviation(expected: &[Tensor; 2], found: &[Tensor; 2]) -> Result<f64> {
+    expected.iter().zip(found).try_fold(0.0, |worst, (expected, found)| {
+        let found = deviation(expected, found)?;
+        Ok(if found <= worst { worst } else { found })
+    })
 }
 
 fn deviation(expected: &Tensor, found: &Tensor) -> Result<f64> {

@@ -102,3 +102,12 @@ KERNEL probe_product(float *y, const T *a, const T *b, int offset) {
 }
 EXPORT(probe_product)
 #endif
+
+// y[i] ← value for i < n.
+KERNEL probe_fill(T *y, float value, long long n) {
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) {
+        y[i] = from_float(value);
+    }
+}
+EXPORT(probe_fill)

@@ -35,7 +35,7 @@ pub struct Work {
     /// and gammas
     #[arg(long, value_name = "N|auto", default_value = "1")]
     batch: BatchSize,
-    /// Keep within this much memory by computing blocks again, for example 12GiB [default: what the card has free]
+    /// Keep within this much memory by computing blocks again, for example 12GiB [default: what a card has free; on a CPU no limit]
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<Bytes>,
     /// Name shown to people [default: HOST/DEVICE]

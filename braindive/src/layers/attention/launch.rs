@@ -7,9 +7,6 @@ use crate::layers::machine::{Launch, Machine, Operand, Product, grid, int, of_ty
 use candle_core::{DType, Result, Shape, Tensor};
 use gpu::Argument;
 
-/// Logits that exist at a time.
-const LOGITS: usize = 1 << 24;
-
 /// Some queries of all heads of one batch item.
 #[derive(Clone, Copy)]
 struct Part {
@@ -48,7 +45,7 @@ impl Heads<'_> {
 
     /// Queries of a part, but for the last one of an item.
     fn rows(&self) -> usize {
-        (LOGITS / (self.heads * self.geometry.keys)).clamp(1, self.geometry.queries)
+        (self.machine.scratch_elements() / (self.heads * self.geometry.keys)).clamp(1, self.geometry.queries)
     }
 
     /// [heads, queries of a part, keys]

@@ -4,13 +4,10 @@
 //! input channels at a time, which every pixel then adds up from its places: no weight is turned or copied.
 
 use super::{Conv2d, Geometry, InputGradient};
-use crate::layers::machine::{Convolution, Launch, Machine, Product, THREADS, grid, int, of_type};
+use crate::layers::machine::{Convolution, Launch, Machine, Operand, Product, THREADS, grid, ints, of_type};
 use crate::layers::sum::add_in_place;
 use candle_core::{Result, Shape, Tensor};
 use gpu::Argument;
-
-/// Elements of patches that exist at a time: in half precision they stay in the second-level cache of a large GPU.
-const PATCH_ELEMENTS: usize = 1 << 24;
 
 impl Launch for Conv2d {
     fn launch(&self, machine: &dyn Machine, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
@@ -22,7 +19,7 @@ impl Launch for Conv2d {
         let whole = Convolution { weight: &weight, input: x, output: &y, stride, padding, adjoint: false };
         if !machine.convolve(&whole)? {
             if g.is_pointwise() {
-                g.multiply_pixels(machine, &weight, x, &y)?
+                g.multiply_pixels(machine, machine.operand(&weight, 0, g.inputs)?, x, &y)?
             } else {
                 g.gather_by_product(machine, &weight, x, &y)?
             }
@@ -43,7 +40,7 @@ impl Launch for InputGradient {
         let whole = Convolution { weight: &weight, input: &gx, output: grad, stride, padding, adjoint: true };
         if !machine.convolve(&whole)? {
             if g.is_pointwise() {
-                g.multiply_pixels_adjoint(machine, &weight, grad, &gx)?;
+                g.multiply_pixels(machine, machine.operand(&weight, 0, g.inputs)?.transposed(), grad, &gx)?;
             } else {
                 g.collect_by_product(machine, &weight, grad, &gx)?;
             }
@@ -53,53 +50,27 @@ impl Launch for InputGradient {
 }
 
 impl Geometry {
-    /// y = W x at every pixel.
-    fn multiply_pixels(&self, machine: &dyn Machine, weight: &Tensor, x: &Tensor, y: &Tensor) -> Result<()> {
-        let pixels = self.pixels();
-        let right = machine.operand(x, 0, pixels)?.batched(self.inputs * pixels);
-        let output = machine.operand(y, 0, pixels)?.batched(self.outputs * pixels);
-        let left = machine.operand(weight, 0, self.inputs)?;
-        machine.multiply(&Product::new(output, left, right, [self.outputs, self.inputs, pixels]).batched(x.dim(0)?))
-    }
-
-    /// gx = Wᵀ gy at every pixel.
-    fn multiply_pixels_adjoint(
-        &self,
-        machine: &dyn Machine,
-        weight: &Tensor,
-        grad: &Tensor,
-        gx: &Tensor,
-    ) -> Result<()> {
-        let pixels = self.pixels();
-        let right = machine.operand(grad, 0, pixels)?.batched(self.outputs * pixels);
-        let output = machine.operand(gx, 0, pixels)?.batched(self.inputs * pixels);
-        let left = machine.operand(weight, 0, self.inputs)?.transposed();
-        machine.multiply(&Product::new(output, left, right, [self.inputs, self.outputs, pixels]).batched(grad.dim(0)?))
+    /// to = left · from at every pixel. `left`: W, or for the adjoint Wᵀ.
+    fn multiply_pixels(&self, machine: &dyn Machine, left: Operand, from: &Tensor, to: &Tensor) -> Result<()> {
+        let (pixels, inner, rows) = (self.pixels(), from.dim(1)?, to.dim(1)?);
+        let right = machine.operand(from, 0, pixels)?.batched(inner * pixels);
+        let output = machine.operand(to, 0, pixels)?.batched(rows * pixels);
+        machine.multiply(&Product::new(output, left, right, [rows, inner, pixels]).batched(from.dim(0)?))
     }
 
     fn gather_by_product(&self, machine: &dyn Machine, weight: &Tensor, x: &Tensor, y: &Tensor) -> Result<()> {
         let (batch, taps, out_pixels) = (x.dim(0)?, self.taps(), self.out_pixels());
-        let images = (PATCH_ELEMENTS / (taps * out_pixels)).clamp(1, batch);
-        let at_once = (PATCH_ELEMENTS / taps).clamp(1, out_pixels);
+        let images = (machine.scratch_elements() / (taps * out_pixels)).clamp(1, batch);
+        let at_once = (machine.scratch_elements() / taps).clamp(1, out_pixels);
         let patches = machine.empty(Shape::from((images, taps, at_once)), x.dtype())?;
         for first_image in (0..batch).step_by(images) {
             let images = images.min(batch - first_image);
             for first in (0..out_pixels).step_by(at_once) {
                 let count = at_once.min(out_pixels - first);
                 let image = machine.operand(x, first_image * self.inputs * self.pixels(), self.pixels())?;
-                let arguments = [
-                    Argument::Pointer(image.address),
-                    machine.pointer(&patches)?,
-                    int(self.height)?,
-                    int(self.width)?,
-                    int(self.out_width)?,
-                    int(self.inputs)?,
-                    int(self.kernel)?,
-                    int(self.stride)?,
-                    int(self.padding)?,
-                    int(first)?,
-                    int(count)?,
-                ];
+                let mut arguments = vec![Argument::Pointer(image.address), machine.pointer(&patches)?];
+                arguments.extend(ints([self.height, self.width, self.out_width, self.inputs])?);
+                arguments.extend(ints([self.kernel, self.stride, self.padding, first, count])?);
                 machine.launch(
                     "gather_patches",
                     x.dtype(),
@@ -119,8 +90,8 @@ impl Geometry {
     fn collect_by_product(&self, machine: &dyn Machine, weight: &Tensor, grad: &Tensor, gx: &Tensor) -> Result<()> {
         let (batch, out_pixels, window) = (grad.dim(0)?, self.out_pixels(), self.kernel * self.kernel);
         let of_channel = window * out_pixels;
-        let images = (PATCH_ELEMENTS / (self.inputs * of_channel)).clamp(1, batch);
-        let at_once = (PATCH_ELEMENTS / of_channel).clamp(1, self.inputs);
+        let images = (machine.scratch_elements() / (self.inputs * of_channel)).clamp(1, batch);
+        let at_once = (machine.scratch_elements() / of_channel).clamp(1, self.inputs);
         let patches = machine.empty(Shape::from((images, at_once, of_channel)), grad.dtype())?;
         for first_image in (0..batch).step_by(images) {
             let images = images.min(batch - first_image);
@@ -133,18 +104,10 @@ impl Geometry {
                 let extents = [channels * window, self.outputs, out_pixels];
                 machine.multiply(&Product::new(output, left, right, extents).batched(images))?;
                 let start = (first_image * self.inputs + first) * self.pixels();
-                let arguments = [
-                    machine.pointer(&patches)?,
-                    Argument::Pointer(machine.operand(gx, start, self.pixels())?.address),
-                    int(self.height)?,
-                    int(self.width)?,
-                    int(self.out_height)?,
-                    int(self.out_width)?,
-                    int(self.inputs)?,
-                    int(self.kernel)?,
-                    int(self.stride)?,
-                    int(self.padding)?,
-                ];
+                let output = machine.operand(gx, start, self.pixels())?;
+                let mut arguments = vec![machine.pointer(&patches)?, Argument::Pointer(output.address)];
+                arguments.extend(ints([self.height, self.width, self.out_height, self.out_width])?);
+                arguments.extend(ints([self.inputs, self.kernel, self.stride, self.padding])?);
                 let grid = grid([self.pixels().div_ceil(THREADS), channels, images])?;
                 machine.launch("collect_patches", grad.dtype(), grid, &arguments)?;
             }

@@ -9,33 +9,12 @@ use std::cell::Cell;
 
 thread_local! {
     static ENTERED: Cell<bool> = const { Cell::new(false) };
-    static WANTED: Cell<bool> = const { Cell::new(false) };
     static LAUNCHES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Kernels that this thread has launched.
 pub(crate) fn launches() -> usize {
     LAUNCHES.get()
-}
-
-/// Until it is dropped, checks of devices on this thread check the emulation.
-pub(crate) struct Want(());
-
-impl Want {
-    pub fn new() -> Self {
-        WANTED.set(true);
-        Self(())
-    }
-}
-
-impl Drop for Want {
-    fn drop(&mut self) {
-        WANTED.set(false);
-    }
-}
-
-pub(crate) fn wanted() -> bool {
-    WANTED.get()
 }
 
 /// Runs `body` with all layers of this thread emulated: they launch their kernels, on tensors of the CPU.
@@ -65,6 +44,11 @@ const UNDEFINED: f64 = f64::NAN;
 impl Machine for Emulated {
     fn empty(&self, shape: Shape, dtype: DType) -> Result<Tensor> {
         Tensor::full(UNDEFINED, shape, &candle_core::Device::Cpu)?.to_dtype(dtype)
+    }
+
+    /// So few that layers work through several pieces, and that some fit into one.
+    fn scratch_elements(&self) -> usize {
+        1 << 12
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {

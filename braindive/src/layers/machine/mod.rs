@@ -40,6 +40,12 @@ pub trait Machine {
     /// The machine refuses them.
     fn multiply(&self, product: &Product) -> Result<()>;
 
+    /// Elements of what a layer makes on the way, patches or logits, that it makes at a time. In half precision so many stay in the second-level
+    /// cache of a large GPU.
+    fn scratch_elements(&self) -> usize {
+        1 << 24
+    }
+
     /// Computes a convolution by the vendor's library, if there is one for this: whether it did.
     ///
     /// # Errors
@@ -125,6 +131,11 @@ pub(super) fn int(extent: usize) -> Result<Argument> {
         Ok(extent) => Ok(Argument::Int(extent)),
         Err(_) => bail!("an extent of {extent} is too large for a kernel"),
     }
+}
+
+/// Several extents.
+pub(super) fn ints<const N: usize>(extents: [usize; N]) -> Result<Vec<Argument>> {
+    extents.into_iter().map(int).collect()
 }
 
 /// A number of elements as CUDA C's `long long`.
