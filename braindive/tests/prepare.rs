@@ -199,7 +199,7 @@ fn everything_that_is_missing_or_wrong_is_told_at_once_before_the_betas_are_read
         "floc_facestval.nii.gz is missing",
         "nsd_stimuli.hdf5 is missing",
         "betas_session02.hdf5",
-        "missing: [3]",
+        "missing: 3",
         "at least 3",
         "shared903",
     ] {
@@ -241,7 +241,7 @@ fn an_empty_member_region_or_split_and_another_shape_are_told() {
     assert!(message.contains("nsd_stimuli.hdf5") && message.contains("truncated"), "{message}");
     fs::write(&stimuli, &pixels).unwrap();
     let message = told(&Settings { sessions: Some(1), ..whole.clone() });
-    assert!(message.contains("too many: [2]") && message.contains("say `sessions`"), "{message}");
+    assert!(message.contains("too many: 2") && message.contains("say `sessions`"), "{message}");
 
     // A mask of the surface's shape in place of the volume's.
     fs::copy(reference().join("forms/other_shape.nii.gz"), root.join(FUNCTIONAL).join("roi/floc-places.nii.gz"))

@@ -162,6 +162,27 @@ mod tests {
         assert_eq!(ignored.effective_gamma(90.0), 0.0);
     }
 
+    /// The authors' encoder gives zeros where no voxel was fitted, and the mean over a mask counts them.
+    #[test]
+    fn zeros_in_the_mean_scale_guidance_by_the_fitted_share_of_the_mask() {
+        let folder = tempfile::tempdir().unwrap();
+        let head = head(&folder);
+        let (fitted, mask) = (vec![0, 2], 5);
+        let whole_mask = Objective { terms: vec![Term { denominator: mask, ..Term::mean("a", fitted.clone()) }] };
+        let of_fitted = Objective { terms: vec![Term::mean("a", fitted.clone())] };
+        let features = Tensor::new(&[[0.6f64, 0.8]], &Device::Cpu).unwrap();
+        let v = head.predict(&features).unwrap().to_vec2::<f64>().unwrap()[0].clone();
+        let with_zeros = [v[0], v[2], 0.0, 0.0, 0.0];
+        let mean = with_zeros.iter().sum::<f64>() / mask as f64;
+        assert!((whole_mask.target(&head).unwrap().activation(&[0.6, 0.8]) - mean).abs() < 1e-15);
+        let share = fitted.len() as f64 / mask as f64;
+        assert!((whole_mask.effective_gamma(130.0) - 130.0 * share).abs() < 1e-12);
+        let (scaled, plain) = (whole_mask.target(&head).unwrap(), of_fitted.target(&head).unwrap());
+        for (scaled, plain) in scaled.direction().iter().zip(plain.direction()) {
+            assert!((scaled - share * plain).abs() < 1e-15, "{scaled} {plain}");
+        }
+    }
+
     #[test]
     fn an_empty_region_or_a_voxel_that_the_head_lacks_is_named() {
         let folder = tempfile::tempdir().unwrap();

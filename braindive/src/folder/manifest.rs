@@ -61,10 +61,13 @@ impl Manifest {
     /// Reads the manifest of the finished folder `folder`.
     ///
     /// # Errors
-    /// It can't be read or is no manifest.
+    /// There is none, or it can't be read or is no manifest.
     pub fn read(folder: &Path) -> Result<Self, FolderError> {
         let path = folder.join(MANIFEST);
-        let text = std::fs::read(&path).map_err(|source| FolderError::Read { path: path.clone(), source })?;
+        let text = std::fs::read(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FolderError::Unfinished { path: folder.to_owned() },
+            _ => FolderError::Read { path: path.clone(), source },
+        })?;
         serde_json::from_slice(&text).map_err(|source| FolderError::Manifest { path, source })
     }
 

@@ -26,6 +26,11 @@ pub enum FolderError {
         path.display()
     )]
     Different { path: PathBuf, found: String },
+    #[error(
+        "{} is no finished folder: it has no {MANIFEST}; name one that prepare, fit, cluster or an import has made",
+        path.display()
+    )]
+    Unfinished { path: PathBuf },
     #[error("the manifest {} is not what it should be: {source}", path.display())]
     Manifest { path: PathBuf, source: serde_json::Error },
     #[error(

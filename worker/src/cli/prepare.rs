@@ -1,5 +1,6 @@
 //! `worker prepare`: a subject of NSD to a folder of prepared data, by hand.
 
+use braindive::dataset::Dataset;
 use braindive::folder::{FileRecord, Manifest};
 use braindive::nsd::Subject;
 use braindive::nsd::import::mask::parcels;
@@ -52,7 +53,7 @@ pub struct Prepare {
     /// Regions are labels where the localiser's t map is larger [default: 2]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     t_above: Option<f64>,
-    /// Held-out images: shared907, shared515, or a file of 73k ids [default: shared907]
+    /// Held-out images: shared907, shared515, or a file of 73k ids counted from 0 [default: shared907]
     #[arg(long)]
     split: Option<String>,
     /// Side of the prepared images, pixels [default: 256]
@@ -89,6 +90,13 @@ impl Prepare {
         println!("{}", self.out.display());
         for (what, number) in &manifest.summary {
             println!("  {what}: {number}");
+        }
+        let prepared = Dataset::open(&self.out)?;
+        let regions = &prepared.regions().regions;
+        let empty: Vec<&str> =
+            regions.iter().filter(|(_, region)| region.rows.is_empty()).map(|(name, _)| name.as_str()).collect();
+        if !empty.is_empty() {
+            println!("without a voxel of the set, so that nothing can be asked of them: {}", empty.join(", "));
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use std::time::UNIX_EPOCH;
 /// Trials in which the two forms of the first session are compared.
 const COMPARED: usize = 8;
 /// Sessions that are read at a time; each has its picked voxels in memory, 140 MB of a subject's 45,000.
-const AT_A_TIME: usize = 3;
+const AT_A_TIME: usize = 4;
 /// What the name of a session's record ends in.
 const RECORD: &str = "json";
 

@@ -284,16 +284,11 @@ impl Reader<'_> {
             let mut expected = format!("1 to {expected}");
             for (numbers, are) in [(missing, "missing"), (surplus, "too many")] {
                 if !numbers.is_empty() {
-                    expected = format!("{expected}; {are}: {numbers:?}");
+                    expected = format!("{expected}; {are}: {}", spans(&numbers));
                 }
             }
             expected += "; say `sessions` to use another number";
-            self.unexpected(
-                &folder,
-                "the sessions with betas_sessionNN.hdf5 or .nii.gz",
-                format!("{found:?}"),
-                expected,
-            );
+            self.unexpected(&folder, "the sessions with betas_sessionNN.hdf5 or .nii.gz", spans(&found), expected);
         }
         if let Some(grid) = grid {
             let problems: Vec<NsdError> =
@@ -502,5 +497,30 @@ impl Reader<'_> {
         let record = |path: &PathBuf| Ok(FileRecord::of(path, &self.layout.name(path))?);
         let records = read.iter().map(record).collect::<Result<Vec<_>, NsdError>>();
         self.keep(records)
+    }
+}
+
+/// Ascending numbers for people: `1 to 3, 7`.
+fn spans(numbers: &[usize]) -> String {
+    let spans = numbers.chunk_by(|before, after| before + 1 == *after).filter_map(|span| match span {
+        [] => None,
+        [one] => Some(one.to_string()),
+        [first, .., last] => Some(format!("{first} to {last}")),
+    });
+    match spans.collect::<Vec<_>>() {
+        spans if spans.is_empty() => "none".to_owned(),
+        spans => spans.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spans;
+
+    #[test]
+    fn sessions_in_a_row_are_told_in_one_breath() {
+        assert_eq!(spans(&[]), "none");
+        assert_eq!(spans(&[7]), "7");
+        assert_eq!(spans(&[1, 2, 3, 7, 9, 10]), "1 to 3, 7, 9 to 10");
     }
 }
