@@ -171,7 +171,8 @@ fn table(evaluation: &Evaluation) -> String {
         None => "-".to_owned(),
     };
     let mut text = format!(
-        "{} on {} held-out images of {}\n{:24} {:>7} {:>26} {:>26} {:>26}\n",
+        "{} on {} held-out images of {}: means over voxels, and 95 % intervals over draws of the images\n\
+         {:24} {:>7} {:>26} {:>26} {:>26}\n",
         evaluation.subject, evaluation.images, evaluation.split, "region", "voxels", "R2", "r", "R2 / noise ceiling"
     );
     let (all, named): (Vec<_>, Vec<_>) = evaluation.regions.iter().partition(|(name, _)| *name == ALL);
