@@ -1,13 +1,13 @@
 //! From a subject's data to clusters as jobs: a simulated subject goes through `prepare`, `fit` and `cluster` in one submission, and a
 //! sample is guided by a cluster of an encoder that was not there when it was submitted.
 
-use braindive::dataset::Dataset;
 use checkpoint::Checkpoint;
 use end_to_end::table::Table;
 use end_to_end::{Campaign, binary, experiment, miniature, read_json, repository};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use subject::dataset::Dataset;
 
 fn simulate(root: &Path, more: &[&str]) {
     let made = Command::new(binary("worker"))

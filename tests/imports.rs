@@ -1,12 +1,12 @@
 //! `worker import-dataset`: settings as a lab writes them, in JSON, to a prepared subject, value by value; and what is told of files that do
 //! not fit.
 
-use braindive::dataset::{Dataset, GRID};
-use braindive::volume::{Grid, Volume, write_map};
 use end_to_end::run_worker;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use subject::dataset::{Dataset, GRID};
+use subject::volume::{Grid, Volume, write_map};
 use tempfile::TempDir;
 
 const AFFINE: [[f32; 4]; 3] = [[-2.0, 0.0, 0.0, 40.0], [0.0, 1.5, 0.5, -20.0], [0.0, -0.5, 1.5, 7.0]];

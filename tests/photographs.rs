@@ -1,9 +1,9 @@
 //! COCO's photographs against Pillow, with which NSD and the paper's authors read them: the crop is the same, and pixels differ by no more
 //! than the decoders' rounding.
 
-use braindive::nsd::{Layout, Stimuli};
 use end_to_end::{python, read_json, repository};
 use std::process::Command;
+use subject::nsd::{Layout, Stimuli};
 
 #[test]
 fn photographs_are_decoded_and_cropped_as_pillow_does() {

@@ -1,10 +1,10 @@
 //! Volumes against nibabel: what it writes is read equal, and it reads what is written, values and place.
 
-use braindive::volume::{Volume, write_labels, write_map};
 use end_to_end::{binary, python, repository};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
+use subject::volume::{Volume, write_labels, write_map};
 
 #[track_caller]
 fn run(command: &mut Command) {

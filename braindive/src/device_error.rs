@@ -52,7 +52,6 @@ pub(crate) fn kind(error: &impl Debug) -> Option<ErrorKind> {
 mod tests {
     use super::*;
     use crate::Error;
-    use crate::image::ImageError;
 
     /// As cudarc and candle print and box them.
     #[derive(Debug, thiserror::Error)]
@@ -80,8 +79,6 @@ mod tests {
                 Error::Tensor(driver(name).context("the third block")),
                 Error::Tensor(candle_core::Error::wrap(driver(name))),
                 Error::Tensor(candle_core::Error::msg(driver(name))),
-                Error::Image(ImageError::Tensor(driver(name))),
-                Error::Image(ImageError::File { path: "a.png".into(), source: Box::new(driver(name).into()) }),
             ];
             for error in errors {
                 assert_eq!(error.kind(), expected, "{error}");

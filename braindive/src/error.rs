@@ -4,6 +4,11 @@ use crate::cluster::ClusterError;
 use crate::device_error;
 use crate::encoder::fit::FitError;
 use std::path::PathBuf;
+use subject::folder::FolderError;
+use subject::image::ImageError;
+use subject::nsd::NsdError;
+use subject::nsd::import::ImportError;
+use subject::volume::{MontageError, VolumeError};
 
 /// The result of everything in this crate that reads files or samples.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -77,20 +82,14 @@ pub enum Error {
     #[error(transparent)]
     Tokenizer(#[from] crate::models::tokenizer::TokenizerError),
 
-    #[error(transparent)]
-    Image(#[from] crate::image::ImageError),
+    #[error("an image tensor has the shape [1, 3, height, width], this one has {found:?}")]
+    ImageShape { found: Vec<usize> },
+
+    #[error("the image holds {found} at pixel ({x}, {y}); the decoder gave no finite number there")]
+    NonFinitePixel { found: f32, x: usize, y: usize },
 
     #[error(transparent)]
     Mask(#[from] crate::encoder::MaskError),
-
-    #[error(transparent)]
-    Volume(#[from] crate::volume::VolumeError),
-
-    #[error(transparent)]
-    Montage(#[from] crate::volume::MontageError),
-
-    #[error(transparent)]
-    Import(#[from] crate::nsd::import::ImportError),
 
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -98,15 +97,26 @@ pub enum Error {
     #[error(transparent)]
     Fit(#[from] FitError),
 
+    /// Of a file of the subject's data, or of what is made of them.
     #[error(transparent)]
-    Folder(#[from] crate::folder::FolderError),
-
-    #[error(transparent)]
-    Nsd(#[from] crate::nsd::NsdError),
+    Subject(#[from] subject::Error),
 
     #[error("tensor computation failed: {0}")]
     Tensor(#[from] candle_core::Error),
 }
+
+/// The errors of `subject`'s rooms, so that `?` takes them where one of that crate's own would stand.
+macro_rules! of_subject {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Error {
+            fn from(error: $error) -> Self {
+                Self::Subject(error.into())
+            }
+        })+
+    };
+}
+
+of_subject!(FolderError, ImageError, ImportError, MontageError, NsdError, VolumeError);
 
 /// What an error means for whoever asked: whether other inputs, another try or another device would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,12 +151,11 @@ impl Error {
                 ErrorKind::Io
             }
             Self::Write { .. } => ErrorKind::Io,
-            Self::Folder(error) if error.is_io() => ErrorKind::Io,
-            Self::Import(error) if error.is_io() => ErrorKind::Io,
-            Self::Volume(error) if error.is_io() => ErrorKind::Io,
-            Self::Nsd(crate::nsd::NsdError::Stopped) => ErrorKind::Stopped,
-            Self::Nsd(error) if error.is_io() => ErrorKind::Io,
-            Self::NonFinite { .. } | Self::NonFiniteSimilarity { .. } => ErrorKind::NonFinite,
+            Self::Subject(error) if error.is_stop() => ErrorKind::Stopped,
+            Self::Subject(error) if error.is_io() => ErrorKind::Io,
+            Self::NonFinite { .. } | Self::NonFinitePixel { .. } | Self::NonFiniteSimilarity { .. } => {
+                ErrorKind::NonFinite
+            }
             Self::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Self::Stopped { .. } | Self::Fit(FitError::Stopped { .. }) => ErrorKind::Stopped,
             Self::Cluster(ClusterError::Stopped) => ErrorKind::Stopped,

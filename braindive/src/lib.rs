@@ -4,21 +4,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cluster;
-pub mod dataset;
 pub mod device;
 mod device_error;
 pub mod encoder;
 pub mod error;
-pub mod folder;
 pub mod gradient;
 pub mod image;
 pub mod layers;
 pub mod models;
-pub mod nsd;
 pub mod probe;
-mod random;
 pub mod sampler;
-pub mod volume;
 pub mod weights;
 
 pub use candle_core::{DType, Device, Tensor};

@@ -1,17 +1,17 @@
 //! An encoder of BERG, taken over, predicts what torchvision and NumPy predict, with their gradient; `fixtures/berg/make.py` made both.
 #![allow(clippy::unwrap_used)]
 
-use braindive::dataset::{self, GRID, Parts, Region, Regions};
+use braindive::encoder::berg::{Source, import};
 use braindive::encoder::fit::{Job, evaluate_head};
 use braindive::encoder::{Encoder, Head, Objective, Term, encode};
-use braindive::folder::{Draft, Manifest, Opened, Provenance};
 use braindive::gradient::{Tracked, gradients};
-use braindive::nsd::import::berg::{Source, import};
-use braindive::volume::{Grid, write_map};
 use candle_core::{DType, Device, Tensor, safetensors};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use subject::dataset::{self, GRID, Parts, Region, Regions};
+use subject::folder::{Draft, Manifest, Opened, Provenance};
+use subject::volume::{Grid, write_map};
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
@@ -205,9 +205,8 @@ fn a_file_that_would_execute_code_or_is_another_is_refused_by_its_name() {
     assert!(message.contains(expected), "{message}");
     let message = refusal(Source { metadata: fixture("weights.npy"), ..whole() });
     assert!(message.contains("weights.npy holds only [scaler_param, pca_param"), "{message}");
-    let numbers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/import/food_3d.npy");
-    let message = refusal(Source { weights: numbers, ..whole() });
-    assert!(message.contains("food_3d.npy holds an array of numbers, expected a pickled dictionary"), "{message}");
+    let message = refusal(Source { weights: fixture("numbers.npy"), ..whole() });
+    assert!(message.contains("numbers.npy holds an array of numbers, expected a pickled dictionary"), "{message}");
     let bytes = std::fs::read(fixture("weights.npy")).unwrap();
     let path = out.path().join("cut.npy");
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();

@@ -1,22 +1,33 @@
 //! A simulated subject is prepared, and what was planted in it is found.
 #![allow(clippy::unwrap_used)]
 
-use braindive::dataset::Dataset;
-use braindive::nsd::prepare::{Settings, run};
-use braindive::nsd::{Subject, simulate};
+use braindive::encoder::features;
+use braindive::models::vit::VisionTransformer;
+use braindive::{DType, Device, Error};
 use checkpoint::Checkpoint;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use subject::dataset::Dataset;
+use subject::image::RgbImage8;
+use subject::nsd::prepare::{Settings, run};
+use subject::nsd::{Subject, simulate};
+
+/// Writes simulated subjects whose voxels answer to the miniature's image tower.
+fn simulate(settings: &simulate::Settings, root: &Path) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle/clip");
+    let tower = VisionTransformer::load(folder, DType::F32, &Device::Cpu).unwrap();
+    let encode = |images: &[&RgbImage8]| Ok::<_, Error>(features(&tower, images, &Device::Cpu)?);
+    simulate::write(settings, root, encode).unwrap();
+}
 
 #[test]
 fn what_was_planted_is_found() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("nsd");
-    let backbone = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle/clip");
     // A subject who left early, so that some images have fewer than three repeats.
-    let simulated = simulate::Settings { subjects: vec![3], ..simulate::Settings::small(backbone) };
-    simulate::write(&simulated, &root).unwrap();
+    let simulated = simulate::Settings { subjects: vec![3], ..simulate::Settings::small() };
+    simulate(&simulated, &root);
 
     let food = root.join("food/food_s3.nii.gz");
     let settings = Settings { root: root.clone(), food: Some(food), image_size: 24, ..Settings::default() };
@@ -76,9 +87,8 @@ fn floats(file: &Checkpoint, key: &str) -> Vec<f32> {
 fn missing_sessions_are_told_by_number() {
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("nsd");
-    let backbone = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle/clip");
-    let simulated = simulate::Settings { missing: vec![2], ..simulate::Settings::small(backbone) };
-    simulate::write(&simulated, &root).unwrap();
+    let simulated = simulate::Settings { missing: vec![2], ..simulate::Settings::small() };
+    simulate(&simulated, &root);
     let settings = Settings { root, ..Settings::default() };
     let mut progress = |_, _| ControlFlow::Continue(());
     let out: &Path = &place.path().join("out");

@@ -1,7 +1,6 @@
 //! Text towers and the CoCa probe against the reference: five cases with random weights, and the trained miniature.
 #![allow(clippy::unwrap_used)]
 
-use braindive::image::RgbImage8;
 use braindive::models::clip_text::ClipText;
 use braindive::models::coca::Coca;
 use braindive::models::text::TextEncoder;
@@ -10,6 +9,7 @@ use braindive::probe::{Probe, PromptClass};
 use candle_core::{DType, Device, Tensor, safetensors};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use subject::image::RgbImage8;
 
 fn paper_classes() -> Vec<PromptClass> {
     let classes = protocol::probe::paper().into_iter();

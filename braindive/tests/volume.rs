@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use braindive::encoder::{Head, MaskError, MaskedRows, Threshold, VolumeMask};
-use braindive::volume::{Volume, VolumeError, write_map};
 use candle_core::{DType, Device};
 use flate2::{Compression, write::GzEncoder};
 use proptest::collection::vec;
@@ -13,6 +12,7 @@ use proptest::test_runner::TestRunner;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use subject::volume::{Volume, VolumeError, write_map};
 use tempfile::TempDir;
 
 /// Spoilt files that are tried.

@@ -1,7 +1,7 @@
 //! NumPy files and pickles of arrays. A pickle is never executed.
 #![no_main]
 
-use braindive::nsd::import::{named, npy, pickle};
+use subject::nsd::import::{named, npy, pickle};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,7 +1,7 @@
 //! PNG files: any bytes are an image or an error, and what was read can be written and read again.
 #![no_main]
 
-use braindive::image::png;
+use subject::image::png;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -2,9 +2,9 @@
 //! chunk index we walk ourselves.
 #![no_main]
 
-use braindive::nsd::betas::{Pick, Session};
-use braindive::nsd::layout::BetasFormat;
-use braindive::nsd::{Design, ctab, mat5, mgh, stim_info};
+use subject::nsd::betas::{Pick, Session};
+use subject::nsd::layout::BetasFormat;
+use subject::nsd::{Design, ctab, mat5, mgh, stim_info};
 use libfuzzer_sys::fuzz_target;
 use std::ops::ControlFlow;
 

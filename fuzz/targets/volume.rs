@@ -2,7 +2,7 @@
 //! read again, with its place in space.
 #![no_main]
 
-use braindive::volume::{Volume, write_map};
+use subject::volume::{Volume, write_map};
 use coordinator::spec::volume::Voxels;
 use libfuzzer_sys::fuzz_target;
 

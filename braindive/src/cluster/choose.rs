@@ -2,8 +2,8 @@
 
 use super::mixture::dot;
 use super::{Assignment, ClusterError, Directions, Fitted, Mixture, Settings};
-use crate::random::Random;
 use std::ops::ControlFlow;
+use subject::random::Random;
 
 /// Keys of the streams of random numbers.
 const STARTS: u64 = 1;

@@ -10,19 +10,19 @@
 //! The volume and its picture need the places of the head's voxels and the subject's grid; without them they are left out.
 
 use super::{Choice, ClusterError, Directions, Mixture, Settings, choose};
-use crate::dataset::GRID;
 use crate::encoder::Head;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
-use crate::image::png;
-use crate::volume::{Montage, Volume, write_labels};
-use crate::weights::write_tensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use subject::dataset::GRID;
+use subject::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
+use subject::image::png;
+use subject::volume::{Montage, Volume, write_labels};
+use subject::write_tensors;
 
 pub const CLUSTERS: &str = "clusters.json";
 pub const CENTRES: &str = "centres.safetensors";
@@ -247,7 +247,7 @@ fn write_centres(path: &Path, mixture: &Mixture) -> Result<()> {
         ("kappa", Dtype::F64, vec![k], &bytes(&mixture.kappa)),
         ("alpha", Dtype::F64, vec![k], &bytes(&mixture.alpha)),
     ];
-    write_tensors(path, &tensors, None)
+    Ok(write_tensors(path, &tensors, None)?)
 }
 
 /// Label volume, names and picture; `places` are those of the clustered voxels.

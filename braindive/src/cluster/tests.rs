@@ -17,7 +17,7 @@ fn settings(k: &[usize]) -> Settings {
 
 /// A head of 60 voxels in a 5 × 4 × 3 volume: region `food` has two clusters of directions.
 fn write_encoder(folder: &std::path::Path) -> (Vec<usize>, Vec<usize>) {
-    use crate::volume::{Grid, write_map};
+    use subject::volume::{Grid, write_map};
     let food: Vec<usize> = (0..60).filter(|row| row % 3 != 0).collect();
     let labels: Vec<usize> = (0..60).map(|row| if row % 3 == 0 { 3 } else { usize::from(row % 7 < 3) }).collect();
     let labels_of = &labels;
@@ -55,7 +55,7 @@ fn an_encoders_region_becomes_a_folder_of_named_clusters() {
             ("food/cluster:2".to_owned(), expected[1].clone())
         ])
     );
-    let volume = crate::volume::Volume::read(&out.join(LABELS)).unwrap();
+    let volume = subject::volume::Volume::read(&out.join(LABELS)).unwrap();
     // Rows are the volume's voxels in order.
     for (number, rows) in (1..).zip(&expected) {
         let labelled: Vec<usize> = (0..60).filter(|&voxel| volume.values[voxel] == f64::from(number)).collect();

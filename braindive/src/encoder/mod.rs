@@ -1,5 +1,6 @@
 //! The brain encoder: image to voxels, and objectives over voxels.
 
+pub mod berg;
 pub mod evaluate;
 pub mod fit;
 mod head;
@@ -12,10 +13,12 @@ pub use volume::{MaskError, MaskedRows, Threshold, VolumeMask};
 
 use crate::error::Result;
 use crate::gradient::Tracked;
+use crate::image::to_tensor;
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 use std::sync::Arc;
+use subject::image::RgbImage8;
 
 /// A frozen backbone and a subject's head on it.
 #[derive(Debug)]
@@ -44,6 +47,19 @@ pub fn encode(backbone: &VisionTransformer, image: &Tracked) -> candle_core::Res
     let clip_features = backbone.forward(&clip_input)?;
     let features = backbone.head_input(&clip_features)?;
     Ok(Encoding { clip_input: clip_input.into_value(), clip_features: clip_features.into_value(), features })
+}
+
+/// The backbone's features of images of one size, [images, K], as heads read them.
+///
+/// # Errors
+/// The images differ in size, or the device fails.
+pub fn features(
+    backbone: &VisionTransformer,
+    images: &[&RgbImage8],
+    device: &Device,
+) -> candle_core::Result<Vec<Vec<f32>>> {
+    let pixels = images.iter().map(|image| to_tensor(image, device)).collect::<Result<Vec<_>, _>>()?;
+    encode(backbone, &Tensor::cat(&pixels, 0)?.into())?.features.value().to_vec2()
 }
 
 impl Encoder {

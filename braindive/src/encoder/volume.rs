@@ -4,9 +4,9 @@
 //! are drawn at t > 0, which is why the paper thresholds the localiser's t map again (Luo et al. 2023, section 4.1).
 
 use super::head::Head;
-use crate::volume::{Volume, VolumeError};
 use std::fmt;
 use std::path::PathBuf;
+use subject::volume::{Volume, VolumeError};
 
 /// A region of a subject's functional volume.
 #[derive(Debug, Clone, PartialEq)]

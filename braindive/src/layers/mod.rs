@@ -31,7 +31,6 @@ pub use conv2d::Conv2d;
 pub(crate) use gemm::{Bias, Matrix, MatrixMut, multiply, multiply_in_blocks};
 pub(crate) use kernel::Element;
 pub use linear::Linear;
-pub(crate) use moments::Moments;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pointwise::{Activation, clamp_unit, geglu};
 pub(crate) use prefetch::prefetch;

@@ -12,7 +12,7 @@ const LANES: usize = 32;
 
 /// The number of some elements, their mean, and the sum of their squared deviations from it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Moments {
+pub(super) struct Moments {
     count: f64,
     pub mean: f64,
     deviations: f64,

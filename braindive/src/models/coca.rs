@@ -7,13 +7,14 @@ use super::text_transformer::{TextTransformer, causal_mask};
 use super::vit::Trunk;
 use crate::error::Result;
 use crate::gradient::Tracked;
-use crate::image::RgbImage8;
-use crate::image::resize::shortest_side_center_crop;
+use crate::image::to_tensor;
 use crate::layers::{Attention, LayerNorm, Linear, unit_norm};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use checkpoint::Names;
 use std::path::Path;
+use subject::image::RgbImage8;
+use subject::image::resize::shortest_side_center_crop;
 
 /// A CoCa model; image and text features share one space.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Coca {
         let config = &self.image.config;
         let image = shortest_side_center_crop(image, config.model_cfg.vision_cfg.image_size);
         let query = &self.image.pooler.query;
-        let pixels = image.to_tensor(query.device())?.to_dtype(query.dtype())?;
+        let pixels = to_tensor(&image, query.device())?.to_dtype(query.dtype())?;
         Ok(config.preprocess_cfg.normalise(&pixels.into())?.into_value())
     }
 

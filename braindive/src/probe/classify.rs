@@ -2,12 +2,12 @@
 //! CoCa feature has the highest cosine with the image's.
 
 use crate::error::{Error, Result};
-use crate::image::RgbImage8;
 use crate::layers::Linear;
 use crate::models::coca::Coca;
 use crate::models::tokenizer::Tokenizer;
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
+use subject::image::RgbImage8;
 
 /// A named class and the prompts that stand for it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,11 +2,9 @@
 
 mod config;
 mod convert;
-pub(crate) mod random;
-mod write;
+mod random;
 
 pub use config::read_config;
-pub use write::write_tensors;
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};

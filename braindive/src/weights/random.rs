@@ -3,6 +3,7 @@
 use super::convert::fill;
 use candle_core::{DType, Result, Tensor, bail};
 use half::{bf16, f16};
+use subject::random::{GOLDEN, mix};
 
 /// The tensor `key`, the same for the same seed, key and shape whatever else is asked for. Activations stay finite through any
 /// depth: matrices and kernels are uniform with variance 1/(inputs), scales of norms lie near 1, all other vectors near 0.
@@ -30,17 +31,6 @@ pub(super) fn tensor(seed: u64, key: &str, shape: &[usize], dtype: DType) -> Res
 
 fn each<T: candle_core::WithDType>(shape: &[usize], value: impl Fn(usize) -> T + Sync) -> Result<Tensor> {
     fill(shape, |first, run| run.iter_mut().enumerate().for_each(|(i, to)| *to = value(first + i)))
-}
-
-/// 2⁶⁴ divided by the golden ratio, odd.
-pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014): with a counter in steps of [`GOLDEN`], a generator whose i-th value needs
-/// no other.
-pub(crate) fn mix(z: u64) -> u64 {
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

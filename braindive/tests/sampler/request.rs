@@ -2,7 +2,7 @@
 
 use crate::case::{Case, assert_close};
 use braindive::error::Error;
-use braindive::image::png;
+use braindive::image::to_tensor;
 use braindive::models::text::TextEncoder;
 use braindive::models::vae_encoder::VaeEncoder;
 use braindive::sampler::solver::Method;
@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use subject::image::png;
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/request"))
@@ -62,7 +63,7 @@ fn a_start_from_an_image_guided_late_through_the_decoder_follows_the_reference()
     let mut case = Case::load("small_s5", DType::F32);
     let first_step = first_step(5, 0.6).unwrap();
     assert_eq!(first_step, 2);
-    let image = png::read(&folder().join("init.png")).unwrap().0.to_tensor(&Device::Cpu).unwrap();
+    let image = to_tensor(&png::read(&folder().join("init.png")).unwrap().0, &Device::Cpu).unwrap();
     let vae = VaeEncoder::load(case.folder.join("bundle/sd/vae"), DType::F32, &Device::Cpu).unwrap();
     let latents = vae.encode(&image).unwrap();
     let noise = &case.item.initial_latents;

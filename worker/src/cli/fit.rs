@@ -3,11 +3,11 @@
 use crate::device::DeviceName;
 use braindive::encoder::evaluate::{ALL, Evaluation, RegionScores, Summary};
 use braindive::encoder::fit::{self, Features, Job, Method, Settings};
-use braindive::folder::{FileRecord, Manifest};
 use clap::Args;
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use subject::folder::{FileRecord, Manifest};
 
 /// Flags of `worker fit`.
 #[derive(Debug, Args)]

@@ -1,11 +1,11 @@
 //! `worker import-mask`, `worker import-dataset` and `worker import-berg`: what others have made, by hand.
 
-use braindive::nsd::import::berg;
-use braindive::nsd::import::dataset::{Settings, import};
-use braindive::nsd::import::mask::{Mask, Source};
+use braindive::encoder::berg;
 use clap::Args;
 use protocol::version::SOFTWARE;
 use std::path::PathBuf;
+use subject::nsd::import::dataset::{Settings, import};
+use subject::nsd::import::mask::{Mask, Source};
 
 /// Flags of `worker import-mask`.
 #[derive(Debug, Args)]

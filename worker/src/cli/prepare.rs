@@ -1,10 +1,5 @@
 //! `worker prepare`: a subject of NSD to a folder of prepared data, by hand.
 
-use braindive::dataset::Dataset;
-use braindive::folder::{FileRecord, Manifest};
-use braindive::nsd::Subject;
-use braindive::nsd::import::mask::parcels;
-use braindive::nsd::prepare::{KIND, Settings, run};
 use braindive::{Error, Result};
 use clap::Args;
 use protocol::version::SOFTWARE;
@@ -12,6 +7,11 @@ use sha2::{Digest, Sha256};
 use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use subject::dataset::Dataset;
+use subject::folder::{FileRecord, Manifest};
+use subject::nsd::Subject;
+use subject::nsd::import::mask::parcels;
+use subject::nsd::prepare::{KIND, Settings, run};
 
 #[derive(Debug, Args)]
 pub struct Prepare {

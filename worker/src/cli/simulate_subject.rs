@@ -1,8 +1,14 @@
 //! `worker simulate-subject`: subjects whose truth is known.
 
-use braindive::nsd::simulate::{self, Formats, Images};
+use braindive::encoder::features;
+use braindive::models::vit::VisionTransformer;
+use braindive::{DType, Device};
+use checkpoint::Backbone;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use subject::folder::FileRecord;
+use subject::image::RgbImage8;
+use subject::nsd::simulate::{self, Formats, Images};
 
 #[derive(Debug, Args)]
 pub struct SimulateSubject {
@@ -41,8 +47,8 @@ pub struct SimulateSubject {
 impl SimulateSubject {
     pub fn run(self) -> anyhow::Result<()> {
         let mut settings = match self.real_size {
-            true => simulate::Settings::real_size(self.backbone),
-            false => simulate::Settings::small(self.backbone),
+            true => simulate::Settings::real_size(),
+            false => simulate::Settings::small(),
         };
         match self.sessions.map(usize::from) {
             Some(sessions) if self.real_size => settings.sessions = Some(sessions),
@@ -60,7 +66,13 @@ impl SimulateSubject {
             _ => settings.formats,
         };
         settings.seed = self.seed;
-        simulate::write(&settings, &self.out)?;
+        let backbone = Backbone::find(&self.backbone)?.layout.names().open(&self.backbone)?;
+        let record = |path: &Path| FileRecord::of(path, &path.file_name().unwrap_or_default().to_string_lossy());
+        settings.backbone = backbone.files().map(record).collect::<Result<_, _>>()?;
+        let (dtype, device) = (DType::F32, Device::Cpu);
+        let tower = VisionTransformer::load(self.backbone, dtype, &device)?;
+        let encode = |images: &[&RgbImage8]| Ok::<_, braindive::Error>(features(&tower, images, &device)?);
+        simulate::write(&settings, &self.out, encode)?;
         println!("{}", self.out.display());
         Ok(())
     }

@@ -2,12 +2,12 @@
 //! Worker and seconds stand in the result's row.
 
 use super::scores::Scores;
-use braindive::image::{ImageError, RgbImage8, png};
 use protocol::ids::{Digest, Seed};
 use protocol::job::Sampling;
 use protocol::version::SOFTWARE;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use subject::image::{ImageError, RgbImage8, png};
 
 /// The facts, as JSON in the iTXt entry `braindive`.
 #[derive(Debug, Serialize)]

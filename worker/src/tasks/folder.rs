@@ -8,8 +8,6 @@ use super::{Computed, Product, TaskError, Work};
 use crate::control::Control;
 use braindive::cluster::{self, Region};
 use braindive::encoder::fit;
-use braindive::folder::{FolderError, Manifest};
-use braindive::nsd::{NsdError, Subject, prepare};
 use braindive::{Device, Error};
 use protocol::ids::{Digest, NotADigest};
 use protocol::job::{ClusterCondition, Condition, FitCondition, ModelFile, Origin, PrepareCondition};
@@ -22,6 +20,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use subject::folder::Manifest;
+use subject::nsd::{Subject, prepare};
 
 /// How often to look whether a folder that another process makes is there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -146,12 +146,7 @@ fn alone(
 }
 
 fn in_use(error: &ShelfError) -> bool {
-    matches!(
-        error,
-        ShelfError::Load(
-            Error::Folder(FolderError::InUse { .. }) | Error::Nsd(NsdError::Folder(FolderError::InUse { .. }))
-        )
-    )
+    matches!(error, ShelfError::Load(Error::Subject(error)) if error.is_in_use())
 }
 
 fn product(
@@ -164,7 +159,7 @@ fn product(
 ) -> Result<Product, ShelfError> {
     let png = picture(&manifest, &out)?;
     tracing::info!(digest = %content(&manifest), "{} of {} is in {}", manifest.kind, manifest.subject, out.display());
-    let file = |file: braindive::folder::FileRecord| -> Result<ModelFile, NotADigest> {
+    let file = |file: subject::folder::FileRecord| -> Result<ModelFile, NotADigest> {
         Ok(ModelFile { name: file.name, bytes: file.bytes, sha256: file.sha256.parse()? })
     };
     let result = Box::new(FolderResult {
@@ -195,8 +190,8 @@ fn picture(manifest: &Manifest, out: &Path) -> Result<Vec<u8>, ShelfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braindive::folder::{Draft, Opened, Provenance};
     use protocol::job::{ClusterSettings, FitSettings, PrepareSettings};
+    use subject::folder::{Draft, Opened, Provenance};
 
     #[test]
     fn settings_and_their_defaults_are_those_of_the_science_core() {
@@ -273,7 +268,7 @@ mod tests {
         assert!(matches!(made, Err(ShelfError::Missing { .. })));
         assert_eq!(tries, 2);
         control.stop();
-        let busy = || Err(ShelfError::Load(FolderError::InUse { path: out.clone() }.into()));
+        let busy = || Err(ShelfError::Load(subject::folder::FolderError::InUse { path: out.clone() }.into()));
         assert!(matches!(alone(&control, &out, busy), Err(ShelfError::Load(_))), "nobody waits for it any more");
     }
 }

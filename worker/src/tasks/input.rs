@@ -1,11 +1,11 @@
 //! The folders that a job reads: compared with what the coordinator said of them, by content or by origin.
 
 use super::models::{ShelfError, sha256};
-use braindive::folder::{MANIFEST, Manifest};
 use protocol::ids::Digest;
 use protocol::job::{Input, MadeFolder, ModelFolder};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
+use subject::folder::{MANIFEST, Manifest};
 
 /// Checks every file of a folder against the digest that the experiment was submitted with.
 pub fn verify(folder: &ModelFolder) -> Result<(), ShelfError> {
@@ -89,11 +89,11 @@ fn manifest(folder: &MadeFolder) -> Result<Manifest, ShelfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use braindive::folder::{Draft, Opened, Provenance};
     use protocol::ids::Seed;
     use protocol::job::{ModelFile, Origin};
     use std::collections::BTreeMap;
     use std::fs;
+    use subject::folder::{Draft, Opened, Provenance};
 
     #[test]
     fn a_file_that_changed_or_vanished_since_the_submit_is_named() {

@@ -6,7 +6,6 @@ use super::{TaskError, class_of};
 use crate::chain::chain;
 use braindive::ErrorKind;
 use braindive::encoder::{Encoder, Head};
-use braindive::folder::FolderError;
 use braindive::models::text::TextEncoder;
 use braindive::models::tokenizer::{Dialect, Tokenizer};
 use braindive::models::vit::VisionTransformer;
@@ -23,6 +22,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use subject::folder::FolderError;
 
 /// Why a condition's models cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::models::Loaded;
 use super::scores::{Judging, Scores};
 use super::start::start;
 use braindive::encoder::Objective;
-use braindive::image::RgbImage8;
+use braindive::image::from_tensor;
 use braindive::sampler::schedule::FinalSigma;
 use braindive::sampler::solver::Method;
 use braindive::sampler::{self, Gradient, Item, Parameters, Sample, Step, TextGuidance};
@@ -19,6 +19,7 @@ use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
 use std::ops::ControlFlow;
 use std::time::Instant;
+use subject::image::RgbImage8;
 
 /// What to sample, with everything resolved that decides it.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ pub fn judge(
         .into_iter()
         .map(|sample| {
             let sample = sample?;
-            let image = RgbImage8::from_tensor(&sample.image)?;
+            let image = from_tensor(&sample.image)?;
             Ok((sample, image))
         })
         .collect();

@@ -5,10 +5,10 @@ use super::objective::resolve;
 use super::sample::timed;
 use super::scores::{Judging, Scores};
 use super::{Computed, Product, TaskError, Work};
-use braindive::image::png;
 use protocol::job::ScoreCondition;
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds, SampleResult};
 use protocol::version::SOFTWARE;
+use subject::image::png;
 
 /// Runs one job, whose image has been fetched.
 pub fn run(shelf: &Shelf, device: &str, work: &Work, condition: &ScoreCondition) -> Result<Computed, TaskError> {

@@ -1,7 +1,7 @@
 //! What the encoder and the probe say of saved images.
 
 use braindive::encoder::{Encoder, Objective, encode};
-use braindive::image::RgbImage8;
+use braindive::image::to_tensor;
 use braindive::probe::Probe;
 use braindive::{DType, Error, Tensor};
 use protocol::outcome::ProbeResult;
@@ -9,6 +9,7 @@ use protocol::probe::ProbeClass;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use subject::image::RgbImage8;
 
 /// Scores of the 8-bit image, as everybody who opens the file sees it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,7 +55,7 @@ impl Scores {
     fn in_one_pass(images: &[Judging<'_>]) -> Result<Vec<Result<Self, Error>>, Error> {
         let Some(Judging { encoder, probe, .. }) = images.first() else { return Ok(Vec::new()) };
         let device = encoder.head.weight().device();
-        let pixels = images.iter().map(|judging| judging.image.to_tensor(device)).collect::<Result<Vec<_>, _>>()?;
+        let pixels = images.iter().map(|judging| to_tensor(judging.image, device)).collect::<Result<Vec<_>, _>>()?;
         let features = encode(&encoder.backbone, &Tensor::cat(&pixels, 0)?.into())?.features.into_value();
         let said = probe.classify(&images.iter().map(|judging| judging.image).collect::<Vec<_>>())?;
         let scores = images.iter().zip(said).enumerate().map(|(i, (judging, said))| {

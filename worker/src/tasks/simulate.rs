@@ -3,7 +3,6 @@
 //! whether an attempt fails is drawn from its fence too.
 
 use super::{Computed, Product, TaskError, Work};
-use braindive::image::{ImageError, RgbImage8, png};
 use protocol::ids::Digest;
 use protocol::job::SimulateCondition;
 use protocol::outcome::{FailureClass, JobResult, PhaseSeconds, SimulateResult};
@@ -11,6 +10,7 @@ use protocol::version::SOFTWARE;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use subject::image::{ImageError, RgbImage8, png};
 
 /// What a job sleeps at a time before it looks whether it should stop.
 const NAP: Duration = Duration::from_millis(5);

@@ -1,7 +1,7 @@
 //! Where sampling starts: at the seed's noise, or at an image that is noised with it.
 
 use super::models::Loaded;
-use braindive::image::png;
+use braindive::image::to_tensor;
 use braindive::models::vae_encoder::VaeEncoder;
 use braindive::sampler::noise::{self, starting_latents};
 use braindive::sampler::start::{first_step, noised};
@@ -9,10 +9,11 @@ use braindive::{DType, Device, Error, Tensor};
 use protocol::ids::Seed;
 use protocol::job::{NoiseLayout, Sampling};
 use std::path::Path;
+use subject::image::png;
 
 /// The latents of the PNG file at `path`: [1, 4, h, w]. The encoder is loaded for the image and dropped again.
 pub fn image_latents(path: &Path, diffusion: &Path, device: &Device) -> Result<Tensor, Error> {
-    let image = png::read(path)?.0.to_tensor(device)?;
+    let image = to_tensor(&png::read(path)?.0, device)?;
     Ok(VaeEncoder::load(diffusion.join("vae"), DType::F32, device)?.encode(&image)?)
 }
 

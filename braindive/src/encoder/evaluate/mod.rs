@@ -7,13 +7,13 @@ pub use bootstrap::Summary;
 pub use scores::VoxelScores;
 
 use super::fit::{Backbone, FitError, Judged, LinearMap, Pass, Progress};
-use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use bootstrap::{REPLICATES, Replicates};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use subject::dataset::Dataset;
 
 pub const EVALUATION: &str = "evaluation.json";
 pub const TABLE: &str = "evaluation.csv";
@@ -25,7 +25,7 @@ pub const ALL: &str = "all";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     pub subject: String,
-    /// Name and digest of the held-out images, as in [`crate::dataset::Regions`].
+    /// Name and digest of the held-out images, as in [`subject::dataset::Regions`].
     pub split: String,
     pub split_sha256: String,
     /// Held-out images.

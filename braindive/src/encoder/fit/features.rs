@@ -4,7 +4,6 @@ use super::FitError;
 use super::augment::{Draws, augment};
 use super::progress::Progress;
 use super::settings::Settings;
-use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::gradient::Tracked;
 use crate::layers::resize_crop;
@@ -14,6 +13,7 @@ use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use subject::dataset::Dataset;
 
 /// How far features, over the largest of a batch or 1, may be from those that another run of the same backbone gave.
 const TOLERANCE: f32 = 1e-3;

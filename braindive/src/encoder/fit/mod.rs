@@ -22,15 +22,15 @@ pub use settings::{Features, Method, Settings};
 
 use super::Head;
 use super::evaluate::{ALL, Evaluation, VoxelScores, evaluate};
-use crate::dataset::Dataset;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::models::vit::VisionTransformer;
 use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
+use subject::dataset::Dataset;
+use subject::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use train::Found;
 
 /// What made a folder.

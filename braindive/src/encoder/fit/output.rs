@@ -2,17 +2,16 @@
 
 use super::SOFTWARE;
 use super::train::Found;
-use crate::dataset::{Dataset, GRID};
 use crate::encoder::evaluate::{Evaluation, VoxelScores};
 use crate::error::{Error, Result};
-use crate::folder::FileRecord;
-use crate::image::png;
 use crate::models::VitConfig;
-use crate::volume::{Grid, Montage, write_map};
-use crate::weights;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use subject::dataset::{Dataset, GRID};
+use subject::folder::FileRecord;
+use subject::image::png;
+use subject::volume::{Grid, Montage, write_map};
 
 pub const HEAD: &str = "head.safetensors";
 /// A line per epoch.
@@ -115,7 +114,7 @@ fn write_weights(path: &Path, data: &Dataset, found: &Found, backbone: &[FileRec
         "software": SOFTWARE,
     });
     let metadata = HashMap::from([("braindive".to_owned(), metadata.to_string())]);
-    weights::write_tensors(path, &tensors, Some(metadata))
+    Ok(subject::write_tensors(path, &tensors, Some(metadata))?)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

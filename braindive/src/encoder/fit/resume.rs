@@ -3,11 +3,11 @@
 use super::FitError;
 use super::adamw::{Learned, Training};
 use crate::error::{Error, Result};
-use crate::weights::write_tensors;
 use checkpoint::Checkpoint;
 use safetensors::Dtype;
 use std::fs::{self, File};
 use std::path::Path;
+use subject::write_tensors;
 
 /// What the next try needs.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,11 @@
 //! Whole fits on the miniature's image tower, whose images have 32 pixels and whose features are 64.
 
 use super::*;
-use crate::dataset::{GRID, Parts, Region, Regions, write};
 use crate::encoder::evaluate::{EVALUATION, TABLE};
-use crate::volume::{Grid, Volume, write_map};
 use std::fs;
 use std::path::PathBuf;
+use subject::dataset::{GRID, Parts, Region, Regions, write};
+use subject::volume::{Grid, Volume, write_map};
 
 const BACKBONE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../miniature/bundle/clip");
 const IMAGES: usize = 70;
@@ -135,7 +135,7 @@ fn a_fitted_head_predicts_what_was_planted_and_its_folder_says_so() {
     let mean = (0..3).map(|x| in_map([x, 1, 2])).sum::<f64>() / 3.0;
     assert!((mean - r2("warm")).abs() < 1e-6 && in_map([5, 1, 2]).is_nan());
     assert_eq!(r2_map.grid.affine()[2], AFFINE[2].map(f64::from));
-    let (picture, _) = crate::image::png::decode(&files[PICTURE]).unwrap();
+    let (picture, _) = subject::image::png::decode(&files[PICTURE]).unwrap();
     assert!(picture.pixels().iter().any(|&value| value > 0));
     // Asked again, it is there.
     assert_eq!(place.fit("encoder", &settings, &mut |_, _| panic!("nothing is left to do")).unwrap(), manifest);
@@ -254,7 +254,7 @@ fn data_that_cannot_be_fitted_to_are_refused_by_name() {
     assert!(message.contains("70 images to fit to and 0 held-out"), "{message}");
 
     let place = Place::new(&parts());
-    let path = place.data.join(crate::dataset::IMAGES);
+    let path = place.data.join(subject::dataset::IMAGES);
     let mut images = fs::read(&path).unwrap();
     *images.last_mut().unwrap() ^= 1;
     fs::write(&path, images).unwrap();

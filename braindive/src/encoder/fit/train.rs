@@ -7,11 +7,11 @@ use super::resume::State;
 use super::settings::{Features, Method, Settings};
 use super::{BATCH, FitError, LinearMap, Open, Report, betas, pytorch, ridge};
 use crate::error::{Error, Result};
-use crate::folder::FileRecord;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use subject::folder::FileRecord;
 
 /// A save is followed by this many times its own time of work: it costs a fit 2 %, and a crash the work of that time.
 const WORK_PER_SAVE: u32 = 50;

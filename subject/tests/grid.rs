@@ -1,8 +1,8 @@
 //! Volumes that are written lie where their reference lies; broken ones are refused.
 #![allow(clippy::unwrap_used)]
 
-use braindive::volume::{Grid, Volume, VolumeError, write_labels, write_map};
 use std::path::PathBuf;
+use subject::volume::{Grid, Volume, VolumeError, write_labels, write_map};
 
 const AFFINE: [[f32; 4]; 3] = [[1.75, 0.25, 0.0, -71.0], [-0.25, 1.75, 0.0, -90.5], [0.0, 0.0, 1.8, -40.0]];
 

@@ -1,14 +1,9 @@
 //! What a backbone makes of the stimuli: unit-norm features, their statistics, and the directions that regions prefer.
 
 use super::render::Category;
-use crate::encoder::encode;
-use crate::error::Result;
 use crate::image::RgbImage8;
-use crate::models::vit::VisionTransformer;
 use crate::random::Random;
-use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 const BATCH: usize = 50;
 /// How many principal directions voxels answer along.
@@ -31,19 +26,18 @@ pub struct Features {
 }
 
 impl Features {
-    /// Encodes `images` with the backbone in the folder `backbone`. Without categories, what a category prefers is a principal direction.
-    pub fn new(backbone: &Path, images: &BTreeMap<usize, (RgbImage8, Option<Category>)>) -> Result<Self> {
-        let tower = VisionTransformer::load(backbone, DType::F32, &Device::Cpu)?;
-        let width = tower.config.features;
+    /// Encodes `images`. Without categories, what a category prefers is a principal direction.
+    pub fn new<E>(
+        images: &BTreeMap<usize, (RgbImage8, Option<Category>)>,
+        mut encode: impl FnMut(&[&RgbImage8]) -> Result<Vec<Vec<f32>>, E>,
+    ) -> Result<Self, E> {
         let mut of = BTreeMap::new();
         let numbered: Vec<_> = images.iter().collect();
         for batch in numbered.chunks(BATCH) {
-            let tensors =
-                batch.iter().map(|(_, (image, _))| image.to_tensor(&Device::Cpu)).collect::<Result<Vec<_>, _>>()?;
-            let features = encode(&tower, &Tensor::cat(&tensors, 0)?.into())?.features;
-            let rows = features.value().to_vec2::<f32>()?;
-            of.extend(batch.iter().map(|(number, _)| **number).zip(rows));
+            let images: Vec<&RgbImage8> = batch.iter().map(|(_, (image, _))| image).collect();
+            of.extend(batch.iter().map(|(number, _)| **number).zip(encode(&images)?));
         }
+        let width = of.values().next().map_or(0, Vec::len);
         let mut features = Self { width, of, mean: vec![], covariance: vec![], principal: vec![], preferred: vec![] };
         let shown: Vec<usize> = images.keys().copied().collect();
         features.describe(&shown);

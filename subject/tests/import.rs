@@ -1,12 +1,12 @@
 //! Files of other systems, written by NumPy, Python's pickle and h5py (`fixtures/import/make.py`), as volumes and prepared subjects.
 #![allow(clippy::unwrap_used)]
 
-use braindive::dataset::Dataset;
-use braindive::folder::FileRecord;
-use braindive::nsd::import::dataset::{RegionFiles, Settings, import};
-use braindive::nsd::import::mask::{Mask, Source, parcels};
-use braindive::volume::{Grid, Volume, write_labels};
 use std::path::{Path, PathBuf};
+use subject::dataset::Dataset;
+use subject::folder::FileRecord;
+use subject::nsd::import::dataset::{RegionFiles, Settings, import};
+use subject::nsd::import::mask::{Mask, Source, parcels};
+use subject::volume::{Grid, Volume, write_labels};
 use tempfile::TempDir;
 
 const SHAPE: [usize; 3] = [3, 4, 5];

@@ -2,7 +2,7 @@
 
 use super::{BETAS, IMAGES, REGIONS, Regions, VOXELS};
 use crate::error::{Error, Result};
-use crate::weights::write_tensors;
+use crate::tensors::write_tensors;
 use safetensors::Dtype;
 use std::path::Path;
 
@@ -72,7 +72,7 @@ pub fn write_voxels(folder: &Path, voxel_ijk: &[[i32; 3]], ncsnr: &[f32], noise_
 /// The disk fails.
 pub fn write_regions(folder: &Path, regions: &Regions) -> Result<()> {
     let path = folder.join(REGIONS);
-    let text = serde_json::to_vec(regions).map_err(|source| Error::Config { path: path.clone(), source })?;
+    let text = serde_json::to_vec(regions).map_err(|source| Error::Json { path: path.clone(), source })?;
     std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
 }
 

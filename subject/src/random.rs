@@ -1,7 +1,17 @@
 //! Random numbers that a seed and a key decide, in whatever order streams are drawn: SplitMix64 (Steele, Lea & Flood 2014).
 
-use crate::weights::random::{GOLDEN, mix};
 use std::f64::consts::TAU;
+
+/// 2⁶⁴ divided by the golden ratio, odd.
+pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014): with a counter in steps of [`GOLDEN`], a generator whose i-th value needs
+/// no other.
+pub fn mix(z: u64) -> u64 {
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
 
 /// One stream of numbers.
 #[derive(Debug, Clone)]

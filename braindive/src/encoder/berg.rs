@@ -2,22 +2,21 @@
 //! outputs of all blocks of torchvision's ViT-B/32, standardised, brought to 250 principal components, and mapped linearly to the
 //! vertices of fsaverage. Scaler and components become one matrix of the backbone; the regression becomes the head.
 
-use super::array::Array;
-use super::error::{ImportError, Problem};
-use super::named::Named;
-use super::npy;
-use crate::encoder::fit::SOFTWARE;
+use super::fit::SOFTWARE;
 use crate::error::{Error, Result};
-use crate::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
 use crate::models::vit::Trunk;
 use crate::models::{Torchvision, VitConfig};
-use crate::nsd::prepare::split;
-use crate::weights::{Weights, write_tensors};
+use crate::weights::Weights;
 use candle_core::{DType, Device};
 use checkpoint::{Checkpoint, Dtype};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use subject::folder::{Draft, FileRecord, Manifest, Opened, Provenance};
+use subject::nsd::import::named::Named;
+use subject::nsd::import::{Array, ImportError, Problem, npy};
+use subject::nsd::prepare::split;
+use subject::write_tensors;
 
 /// Left, right: 0 and 1 in `hemisphere_vertex`.
 const HEMISPHERES: [&str; 2] = ["lh", "rh"];

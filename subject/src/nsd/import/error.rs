@@ -51,7 +51,8 @@ impl Problem {
         ImportError { path: path.to_owned(), problem: self }
     }
 
-    pub(crate) fn unexpected(found: impl Into<String>, expected: impl Into<String>) -> Self {
+    /// What was found instead of what was expected.
+    pub fn unexpected(found: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::Unexpected { found: found.into(), expected: expected.into() }
     }
 }

@@ -20,6 +20,8 @@ mod truth;
 mod tuning;
 
 use crate::error::{Error, Result};
+use crate::folder::FileRecord;
+use crate::image::RgbImage8;
 use anatomy::{Anatomy, FOOD};
 use betas::Sessions;
 use design::{Design, TRIALS};
@@ -58,9 +60,9 @@ pub struct Settings {
     /// Side of the stimuli, pixels.
     pub side: usize,
     pub images: Images,
-    /// Folder of the image tower whose features the voxels answer to.
+    /// Files of the image tower whose features the voxels answer to, for the record.
     #[serde(skip)]
-    pub backbone: PathBuf,
+    pub backbone: Vec<FileRecord>,
     /// Write the betas as HDF5 and as NIfTI.
     pub formats: Formats,
     pub seed: u64,
@@ -91,8 +93,8 @@ fn name_alone<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok,
 }
 
 impl Settings {
-    /// A small subject that answers to the backbone in the folder `backbone`: 4,032 voxels, 1,000 images of 32 pixels, 4 sessions.
-    pub fn small(backbone: impl Into<PathBuf>) -> Self {
+    /// A small subject: 4,032 voxels, 1,000 images of 32 pixels, 4 sessions.
+    pub fn small() -> Self {
         Self {
             subjects: vec![1],
             real_size: false,
@@ -101,22 +103,15 @@ impl Settings {
             missing: Vec::new(),
             side: 32,
             images: Images::Drawn,
-            backbone: backbone.into(),
+            backbone: Vec::new(),
             formats: Formats::Both,
             seed: 0,
         }
     }
 
     /// NSD's sizes, of which four sessions are written as HDF5: 1 GB each.
-    pub fn real_size(backbone: impl Into<PathBuf>) -> Self {
-        Self {
-            real_size: true,
-            planned: 40,
-            sessions: Some(4),
-            side: 425,
-            formats: Formats::Hdf5,
-            ..Self::small(backbone)
-        }
+    pub fn real_size() -> Self {
+        Self { real_size: true, planned: 40, sessions: Some(4), side: 425, formats: Formats::Hdf5, ..Self::small() }
     }
 
     fn shape(&self, subject: u8) -> [usize; 3] {
@@ -160,16 +155,20 @@ impl Settings {
 }
 
 /// Writes the subjects of `settings` to the folder `out`, which appears whole or not at all; it is NSD's root, with what was planted in `truth`
-/// and food masks, which NSD lacks, in `food`.
+/// and food masks, which NSD lacks, in `food`. Voxels answer to the features that `encode` makes of images, a unit vector of each.
 ///
 /// # Errors
-/// Something stands at `out`, the backbone or the images can't be read, a setting is out of range, or the disk fails.
-pub fn write(settings: &Settings, out: &Path) -> Result<()> {
+/// Something stands at `out`, `encode` fails or the images can't be read, a setting is out of range, or the disk fails.
+pub fn write<E: From<Error>>(
+    settings: &Settings,
+    out: &Path,
+    encode: impl FnMut(&[&RgbImage8]) -> Result<Vec<Vec<f32>>, E>,
+) -> Result<(), E> {
     settings.check()?;
     if out.exists() {
         let source =
             io::Error::new(io::ErrorKind::AlreadyExists, "something is there; remove it or write somewhere else");
-        return Err(Error::Write { path: out.to_owned(), source });
+        return Err(Error::Write { path: out.to_owned(), source }.into());
     }
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
@@ -177,11 +176,15 @@ pub fn write(settings: &Settings, out: &Path) -> Result<()> {
     if partial.exists() {
         std::fs::remove_dir_all(&partial).map_err(written(&partial))?;
     }
-    write_root(settings, &partial)?;
-    std::fs::rename(&partial, out).map_err(written(out))
+    write_root(settings, &partial, encode)?;
+    Ok(std::fs::rename(&partial, out).map_err(written(out))?)
 }
 
-fn write_root(settings: &Settings, root: &Path) -> Result<()> {
+fn write_root<E: From<Error>>(
+    settings: &Settings,
+    root: &Path,
+    encode: impl FnMut(&[&RgbImage8]) -> Result<Vec<Vec<f32>>, E>,
+) -> Result<(), E> {
     let design = Design::new(settings.planned, settings.seed);
     let experiment = folder(root, "nsddata/experiments/nsd")?;
     let put = |path: PathBuf, write: &dyn Fn(&Path) -> io::Result<()>| write(&path).map_err(written(&path));
@@ -194,7 +197,7 @@ fn write_root(settings: &Settings, root: &Path) -> Result<()> {
     let stimuli = stimuli::stimuli(settings, &design.shared, &seen)?;
     let shown = folder(root, "nsddata_stimuli/stimuli/nsd")?.join("nsd_stimuli.hdf5");
     stimuli::write(&shown, &stimuli, design.images(), settings.side)?;
-    let mut features = Features::new(&settings.backbone, &stimuli)?;
+    let mut features = Features::new(&stimuli, encode)?;
     drop(stimuli);
     truth::write_features(&folder(root, "truth")?, &features)?;
 

@@ -1,4 +1,4 @@
-//! What preparing a subject costs against reading its betas: `cargo bench -p braindive --bench prepare -- ROOT [SUBJECT] [ROUNDS]`, where ROOT
+//! What preparing a subject costs against reading its betas: `cargo bench -p subject --bench prepare -- ROOT [SUBJECT] [ROUNDS]`, where ROOT
 //! is what `worker simulate-subject --real-size` or NSD itself put there.
 //!
 //! Prints one JSON object. Each round reads the files of the betas plainly, in pieces of 8 MB; reads and hashes them, which provenance asks
@@ -9,12 +9,9 @@
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
+#[path = "../../braindive/benches/measure/mod.rs"]
 mod measure;
 
-use braindive::nsd::Subject;
-use braindive::nsd::betas::{Pick, Session};
-use braindive::nsd::layout::{BetasFormat, Layout};
-use braindive::nsd::prepare::{Plan, Settings, run};
 use measure::cpu_seconds;
 use rustix::fs::{Advice, fadvise};
 use serde_json::json;
@@ -24,6 +21,10 @@ use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use subject::nsd::Subject;
+use subject::nsd::betas::{Pick, Session};
+use subject::nsd::layout::{BetasFormat, Layout};
+use subject::nsd::prepare::{Plan, Settings, run};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();

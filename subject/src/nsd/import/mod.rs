@@ -1,7 +1,6 @@
 //! Data that others have made: BrainDiVE's own intermediate files, and experiments without NSD. Nothing that a file holds is executed.
 
 mod array;
-pub mod berg;
 mod coco;
 pub mod dataset;
 mod error;

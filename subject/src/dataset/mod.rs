@@ -79,7 +79,7 @@ impl Dataset {
         let manifest = Manifest::read(folder)?;
         let path = folder.join(REGIONS);
         let text = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let regions = serde_json::from_slice(&text).map_err(|source| Error::Config { path, source })?;
+        let regions = serde_json::from_slice(&text).map_err(|source| Error::Json { path, source })?;
         let open = |name: &str| Checkpoint::open(&folder.join(name));
         let (betas, images, voxels) = (open(BETAS)?, open(IMAGES)?, open(VOXELS)?);
         let &[rows, columns] = shape(&betas, "betas")? else { return Err(wrong(&betas, "betas", &[0, 0])) };
@@ -194,11 +194,7 @@ impl Dataset {
 }
 
 fn tensor<'a>(file: &'a Checkpoint, key: &str) -> Result<&'a Tensor> {
-    file.tensors().get(key).ok_or_else(|| Error::MissingTensor {
-        path: file.path().to_owned(),
-        key: key.to_owned(),
-        nearest: None,
-    })
+    file.tensors().get(key).ok_or_else(|| Error::MissingTensor { path: file.path().to_owned(), key: key.to_owned() })
 }
 
 fn shape<'a>(file: &'a Checkpoint, key: &str) -> Result<&'a [usize]> {

@@ -2,15 +2,15 @@
 //! NumPy.
 #![allow(clippy::unwrap_used)]
 
-use braindive::dataset::Dataset;
-use braindive::folder::Manifest;
-use braindive::nsd::prepare::{Plan, Settings, run};
-use braindive::nsd::{NsdError, Subject};
-use braindive::volume::{Volume, write_map};
 use checkpoint::Checkpoint;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use subject::dataset::Dataset;
+use subject::folder::Manifest;
+use subject::nsd::prepare::{Plan, Settings, run};
+use subject::nsd::{NsdError, Subject};
+use subject::volume::{Volume, write_map};
 
 const BETAS: &str = "nsddata_betas/ppdata/subj02/func1pt8mm/betas_fithrf_GLMdenoise_RR";
 const FUNCTIONAL: &str = "nsddata/ppdata/subj02/func1pt8mm";
@@ -115,7 +115,7 @@ fn betas_as_nifti_and_as_hdf5_give_the_same_data() {
     assert_eq!(whole.files, nifti.files);
     // The digest that was taken while reading is that of the file.
     let name = format!("{BETAS}/betas_session02.nii.gz");
-    let record = braindive::folder::FileRecord::of(&root.join(&name), &name).unwrap();
+    let record = subject::folder::FileRecord::of(&root.join(&name), &name).unwrap();
     assert!(nifti.inputs.contains(&record));
 }
 
@@ -175,7 +175,7 @@ fn a_stopped_prepare_goes_on_behind_the_last_session_and_gives_the_same() {
     assert_ne!(prepare(&settings(&root), &other).unwrap().files, whole_files(&out));
 }
 
-fn whole_files(folder: &Path) -> Vec<braindive::folder::FileRecord> {
+fn whole_files(folder: &Path) -> Vec<subject::folder::FileRecord> {
     Manifest::read(folder).unwrap().files
 }
 

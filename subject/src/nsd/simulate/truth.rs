@@ -14,8 +14,7 @@ use super::anatomy::{AREAS, Anatomy, FOOD, Place, ijk};
 use super::features::Features;
 use super::tuning::{Tuned, noise_ceiling};
 use crate::error::{Error, Result};
-use crate::folder::FileRecord;
-use crate::weights::write_tensors;
+use crate::write_tensors;
 use safetensors::Dtype;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -65,21 +64,16 @@ pub fn write(truth: &Path, settings: &Settings, anatomy: &Anatomy, tuned: &[(Pla
     };
     let regions: BTreeMap<&str, usize> =
         AREAS.iter().chain([&FOOD]).map(|area| (area.name, voxels(area.name))).collect();
-    let backbone = checkpoint::Backbone::find(&settings.backbone)?.layout.names().open(&settings.backbone)?;
-    let files = backbone
-        .files()
-        .map(|path| FileRecord::of(path, &path.file_name().unwrap_or_default().to_string_lossy()))
-        .collect::<Result<Vec<_>, _>>()?;
     let about = json!({
         "subject": name,
         "shape": anatomy.grid.shape,
-        "backbone": files,
+        "backbone": settings.backbone,
         "regions": regions,
         "clusters": { "food": [1, 2], "OPA": [1, 2] },
         "settings": settings,
     });
     let path = truth.join(format!("{name}.json"));
-    let text = serde_json::to_vec_pretty(&about).map_err(|source| Error::Config { path: path.clone(), source })?;
+    let text = serde_json::to_vec_pretty(&about).map_err(|source| Error::Json { path: path.clone(), source })?;
     std::fs::write(&path, text).map_err(|source| Error::Write { path, source })
 }
 

@@ -2,8 +2,8 @@
 //! not set, or a subject is not there, nothing is compared.
 #![allow(clippy::unwrap_used)]
 
-use braindive::nsd::{Design, Layout, Roi, Subject};
-use braindive::volume::Grid;
+use subject::nsd::{Design, Layout, Roi, Subject};
+use subject::volume::Grid;
 
 /// Voxels along x, y, z of `func1pt8mm`, and voxels of nsdgeneral, by subject (NSD data manual; MindEye2).
 const SUBJECTS: [([usize; 3], usize); 8] = [

@@ -1,11 +1,11 @@
 //! Files that h5py, nibabel and scipy wrote (tests/reference/nsd/make.py) are read as what they are.
 #![allow(clippy::unwrap_used)]
 
-use braindive::nsd::betas::{Pick, Session, z_score};
-use braindive::nsd::layout::BetasFormat;
-use braindive::nsd::{Design, NsdError, Subject, ctab, mat5, mgh, stim_info};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use subject::nsd::betas::{Pick, Session, z_score};
+use subject::nsd::layout::BetasFormat;
+use subject::nsd::{Design, NsdError, Subject, ctab, mat5, mgh, stim_info};
 
 fn reference(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/reference/nsd")).join(name)

@@ -12,7 +12,7 @@ mod pictures;
 mod plan;
 mod regions;
 mod settings;
-pub(crate) mod split;
+pub mod split;
 
 pub use plan::Plan;
 pub use settings::Settings;
