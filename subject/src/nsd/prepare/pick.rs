@@ -17,15 +17,15 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::slice::Iter;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Mutex, PoisonError};
-use std::thread::ScopedJoinHandle;
+use std::thread::{ScopedJoinHandle, available_parallelism};
 use std::time::UNIX_EPOCH;
 
 /// Trials in which the two forms of the first session are compared.
 const COMPARED: usize = 8;
-/// Sessions that are read at a time; each has its picked voxels in memory, 140 MB of a subject's 45,000.
-const AT_A_TIME: usize = 4;
+/// Sessions that are read at a time, with eight processors or more.
+const MOST_READERS: usize = 4;
 /// What the name of a session's record ends in.
 const RECORD: &str = "json";
 
@@ -44,11 +44,13 @@ pub fn path(folder: &Path, session: usize) -> PathBuf {
     folder.join(format!(".session{:02}", session + 1))
 }
 
-/// Picks what no earlier try has picked; gives every session's record, in their order. Some sessions are read at a time, so that neither
-/// disk nor processors wait for each other, and one core's digest is no limit.
+/// Picks what no earlier try has picked; gives every session's record, in their order. While the picker takes voxels out of one session, the
+/// next is read, so that neither disk nor processors wait for each other; with processors to spare some are read at a time, so that no core's
+/// digest is the limit.
 pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<FileRecord>, NsdError> {
     let voxels = plan.voxels.iter().flatten().flat_map(|&index| (index as u32).to_le_bytes()).collect::<Vec<_>>();
     let (read, steps) = mpsc::channel();
+    let (pass, passed) = mpsc::sync_channel(1);
     let turns = Turns {
         plan,
         folder,
@@ -57,21 +59,22 @@ pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<F
         next: Mutex::new(plan.sessions.iter().enumerate()),
         stop: AtomicBool::new(false),
     };
-    let ends: Vec<_> = std::thread::scope(|scope| {
-        let pickers = vec![read; AT_A_TIME].into_iter().map(|read| scope.spawn(|| turns.take(read)));
-        let pickers: Vec<_> = pickers.collect();
+    let readers = (available_parallelism().map_or(1, usize::from) / 2).clamp(1, MOST_READERS);
+    let (ends, picked) = std::thread::scope(|scope| {
+        let picker = scope.spawn(|| turns.pick_all(passed));
+        let readers =
+            vec![(read, pass); readers].into_iter().map(|(read, pass)| scope.spawn(|| turns.read_all(read, pass)));
+        let readers: Vec<_> = readers.collect();
         for bytes in steps {
             if work.step(bytes).is_break() {
                 turns.stop.store(true, Ordering::Relaxed);
             }
         }
-        let end =
-            |picker: ScopedJoinHandle<'_, _>| picker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        pickers.into_iter().map(end).collect()
+        (readers.into_iter().map(end).collect::<Vec<_>>(), end(picker))
     });
-    let mut records = BTreeMap::new();
     let mut stopped = work.step(0).is_break();
-    for end in ends {
+    let mut records = BTreeMap::new();
+    for end in ends.into_iter().chain([picked]) {
         match end {
             Ok(made) => records.extend(made),
             // Perhaps because another failed, which then says why.
@@ -82,7 +85,32 @@ pub fn sessions(plan: &Plan, folder: &Path, work: &mut Work<'_>) -> Result<Vec<F
     if stopped { Err(NsdError::Stopped) } else { Ok(records.into_values().collect()) }
 }
 
-/// Those who pick, and what they share.
+fn end<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Records by session.
+type Records = Vec<(usize, FileRecord)>;
+
+/// A session that was read.
+struct Passed<'a> {
+    at: usize,
+    session: &'a Session,
+    /// Its size and time of change before.
+    stamp: (u64, u128),
+    /// The voxels, if they could be had on the way.
+    picked: Option<Vec<f32>>,
+    source: FileRecord,
+}
+
+/// How a session's voxels are had.
+enum Known<'a> {
+    /// An earlier try has kept them.
+    Earlier(FileRecord),
+    Now(Passed<'a>),
+}
+
+/// Those who read and who picks, and what they share.
 struct Turns<'a> {
     plan: &'a Plan,
     folder: &'a Path,
@@ -94,36 +122,54 @@ struct Turns<'a> {
     stop: AtomicBool,
 }
 
-impl Turns<'_> {
-    /// Picks sessions until there are no more, or until all are told to stop, as they are by who fails; `read` is told of bytes.
-    fn take(&self, read: Sender<u64>) -> Result<Vec<(usize, FileRecord)>, NsdError> {
+impl<'a> Turns<'a> {
+    /// Reads sessions until there are no more, or until all are told to stop, as they are by who fails; `read` is told of bytes. Gives the
+    /// records of what an earlier try has made.
+    fn read_all(&self, read: Sender<u64>, pass: SyncSender<Passed<'a>>) -> Result<Records, NsdError> {
+        let next = || self.next.lock().unwrap_or_else(PoisonError::into_inner).next();
         let mut records = Vec::new();
-        while let Some(record) = self.one(&read).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))? {
-            records.push(record);
+        while let Some((at, session)) = next() {
+            match self.read(at, session, &read).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))? {
+                Known::Earlier(record) => records.push((at, record)),
+                // The picker has failed, and says why.
+                Known::Now(passed) => pass.send(passed).map_err(|_| NsdError::Stopped)?,
+            }
         }
         Ok(records)
     }
 
-    /// Picks the next session.
-    fn one(&self, read: &Sender<u64>) -> Result<Option<(usize, FileRecord)>, NsdError> {
+    fn read(&self, at: usize, session: &'a Session, read: &Sender<u64>) -> Result<Known<'a>, NsdError> {
         let mut watch = |bytes| match read.send(bytes).is_err() || self.stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some((at, session)) = next else { return Ok(None) };
-        let (bytes, modified) = stamp(session)?;
+        let stamp = stamp(session)?;
         let name = self.plan.layout.name(&session.path);
-        let place = path(self.folder, at);
-        if let Some(earlier) = self.earlier(&place, &name, bytes, modified) {
-            return match watch(bytes) {
-                ControlFlow::Continue(()) => Ok(Some((at, earlier))),
+        if let Some(earlier) = self.earlier(&path(self.folder, at), &name, stamp) {
+            return match watch(stamp.0) {
+                ControlFlow::Continue(()) => Ok(Known::Earlier(earlier)),
                 ControlFlow::Break(()) => Err(NsdError::Stopped),
             };
         }
         let (picked, source) = session.pass(&self.pick, name, &mut watch)?;
+        Ok(Known::Now(Passed { at, session, stamp, picked, source }))
+    }
+
+    /// Keeps the voxels of every session that comes.
+    fn pick_all(&self, passed: Receiver<Passed<'a>>) -> Result<Records, NsdError> {
+        let keep = |passed: Passed<'a>| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(NsdError::Stopped);
+            }
+            self.keep(passed).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))
+        };
+        passed.into_iter().map(keep).collect()
+    }
+
+    fn keep(&self, passed: Passed<'a>) -> Result<(usize, FileRecord), NsdError> {
+        let Passed { at, session, stamp: before, picked, source } = passed;
         let mut series = session.pick(&self.pick, picked)?;
-        if stamp(session)? != (bytes, modified) {
+        if stamp(session)? != before {
             return Err(NsdError::Unexpected {
                 path: session.path.clone(),
                 what: "its size or time of change".to_owned(),
@@ -135,14 +181,15 @@ impl Turns<'_> {
             same_as_nifti(self.plan, session, &self.pick, &series)?;
         }
         series.par_chunks_mut(TRIALS).for_each(z_score);
+        let place = path(self.folder, at);
         commit(&place, bytemuck::cast_slice(&series))?;
-        let record = Record { source, modified, voxels: self.voxels.clone() };
+        let record = Record { source, modified: before.1, voxels: self.voxels.clone() };
         commit(&place.with_extension(RECORD), &serde_json::to_vec(&record).unwrap_or_default())?;
-        Ok(Some((at, record.source)))
+        Ok((at, record.source))
     }
 
     /// The record of what an earlier try has made of the same file.
-    fn earlier(&self, place: &Path, name: &str, bytes: u64, modified: u128) -> Option<FileRecord> {
+    fn earlier(&self, place: &Path, name: &str, (bytes, modified): (u64, u128)) -> Option<FileRecord> {
         let record: Record = serde_json::from_slice(&fs::read(place.with_extension(RECORD)).ok()?).ok()?;
         let same = record.modified == modified && record.voxels == self.voxels;
         (same && record.source.name == name && record.source.bytes == bytes).then_some(record.source)
