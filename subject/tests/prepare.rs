@@ -138,11 +138,7 @@ fn a_stopped_prepare_goes_on_behind_the_last_session_and_gives_the_same() {
     let whole = prepare(&settings(&root), &place.path().join("whole")).unwrap();
 
     let out = place.path().join("out");
-    let first = fs::metadata(root.join(BETAS).join("betas_session01.hdf5")).unwrap().len();
-    let stop = run(subject(), &settings(&root), &out, "identity", "test", &mut |done, _| match done > first {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    });
+    let stop = stopped_behind_the_first(&settings(&root), &out);
     assert!(matches!(stop, Err(NsdError::Stopped)), "{stop:?}");
     assert!(!out.exists());
     let picked = place.path().join("out.partial/.session01");
@@ -165,14 +161,20 @@ fn a_stopped_prepare_goes_on_behind_the_last_session_and_gives_the_same() {
     // A session that has changed since is picked again.
     let other = place.path().join("other");
     let session = root.join(BETAS).join("betas_session01.hdf5");
-    let stop = run(subject(), &settings(&root), &other, "identity", "test", &mut |done, _| match done > first {
-        true => ControlFlow::Break(()),
-        false => ControlFlow::Continue(()),
-    });
-    assert!(stop.is_err());
+    let stop = stopped_behind_the_first(&settings(&root), &other);
+    assert!(matches!(stop, Err(NsdError::Stopped)), "{stop:?}");
     fs::remove_file(root.join(BETAS).join("betas_session01.nii.gz")).unwrap();
     fs::copy(root.join(BETAS).join("betas_session02.hdf5"), &session).unwrap();
     assert_ne!(prepare(&settings(&root), &other).unwrap().files, whole_files(&out));
+}
+
+/// Prepares until the first session's voxels are kept.
+fn stopped_behind_the_first(settings: &Settings, out: &Path) -> Result<Manifest, NsdError> {
+    let kept = out.with_extension("partial").join(".session01.json");
+    run(subject(), settings, out, "identity", "test", &mut |_, _| match kept.exists() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    })
 }
 
 fn whole_files(folder: &Path) -> Vec<subject::folder::FileRecord> {

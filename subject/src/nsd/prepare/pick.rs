@@ -155,14 +155,9 @@ impl<'a> Turns<'a> {
         Ok(Known::Now(Passed { at, session, stamp, picked, source }))
     }
 
-    /// Keeps the voxels of every session that comes.
+    /// Keeps the voxels of every session that comes, those too that were read before all were told to stop: the reading was the dear part.
     fn pick_all(&self, passed: Receiver<Passed<'a>>) -> Result<Records, NsdError> {
-        let keep = |passed: Passed<'a>| {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(NsdError::Stopped);
-            }
-            self.keep(passed).inspect_err(|_| self.stop.store(true, Ordering::Relaxed))
-        };
+        let keep = |passed| self.keep(passed).inspect_err(|_| self.stop.store(true, Ordering::Relaxed));
         passed.into_iter().map(keep).collect()
     }
 
