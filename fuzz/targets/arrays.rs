@@ -1,8 +1,8 @@
 //! NumPy files and pickles of arrays. A pickle is never executed.
 #![no_main]
 
-use subject::nsd::import::{named, npy, pickle};
 use libfuzzer_sys::fuzz_target;
+use subject::nsd::import::{named, npy, pickle};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else { return };

@@ -1,8 +1,8 @@
 //! PNG files: any bytes are an image or an error, and what was read can be written and read again.
 #![no_main]
 
-use subject::image::png;
 use libfuzzer_sys::fuzz_target;
+use subject::image::png;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok((image, _)) = png::decode(bytes) else { return };

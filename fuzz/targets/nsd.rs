@@ -2,11 +2,11 @@
 //! chunk index we walk ourselves.
 #![no_main]
 
+use libfuzzer_sys::fuzz_target;
+use std::ops::ControlFlow;
 use subject::nsd::betas::{Pick, Session};
 use subject::nsd::layout::BetasFormat;
 use subject::nsd::{Design, ctab, mat5, mgh, stim_info};
-use libfuzzer_sys::fuzz_target;
-use std::ops::ControlFlow;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else { return };

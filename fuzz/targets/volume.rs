@@ -2,9 +2,9 @@
 //! read again, with its place in space.
 #![no_main]
 
-use subject::volume::{Volume, write_map};
 use coordinator::spec::volume::Voxels;
 use libfuzzer_sys::fuzz_target;
+use subject::volume::{Volume, write_map};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, bytes)) = bytes.split_first() else { return };

@@ -8,6 +8,7 @@ mod manifest;
 pub use draft::{Draft, Opened};
 pub use manifest::{FileRecord, MANIFEST, Manifest, Provenance, sha256};
 
+use crate::error::may_pass;
 use std::path::PathBuf;
 
 /// Why a folder can't be made, or one that is there can't be used.
@@ -44,7 +45,7 @@ impl FolderError {
     /// Whether another try may help.
     pub fn is_io(&self) -> bool {
         match self {
-            Self::Read { source, .. } => source.kind() != std::io::ErrorKind::NotFound,
+            Self::Read { source, .. } => may_pass(source),
             Self::Write { .. } | Self::InUse { .. } => true,
             _ => false,
         }

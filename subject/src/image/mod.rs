@@ -3,6 +3,7 @@
 pub mod png;
 pub mod resize;
 
+use crate::error::may_pass;
 use std::path::PathBuf;
 
 /// An 8-bit RGB image.
@@ -27,10 +28,21 @@ pub enum ImageError {
     TooLarge { width: u32, height: u32, most: u32 },
     #[error("reading the PNG: {0}")]
     Decode(#[source] ::png::DecodingError),
-    #[error("reading {path}: {source}")]
+    #[error("reading {}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: Box<ImageError> },
+}
+
+impl ImageError {
+    /// Whether another try may help.
+    pub fn is_io(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => may_pass(source),
+            Self::File { source, .. } => source.is_io(),
+            _ => false,
+        }
+    }
 }
 
 impl RgbImage8 {

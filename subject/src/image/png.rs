@@ -3,8 +3,8 @@
 use super::{ImageError, RgbImage8};
 use png::{BitDepth, ColorType, Compression, Decoder, Encoder, Filter, Transformations};
 use std::collections::BTreeMap;
-use std::io::Cursor;
-use std::path::Path;
+use std::io::{self, Cursor};
+use std::path::{Path, PathBuf};
 
 /// Metadata of an image: keyword (1 to 79 Latin-1 characters) to UTF-8 text.
 pub type Text = BTreeMap<String, String>;
@@ -64,6 +64,23 @@ pub fn decode(file: &[u8]) -> Result<(RgbImage8, Text), ImageError> {
 pub fn read(path: &Path) -> Result<(RgbImage8, Text), ImageError> {
     let file = std::fs::read(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
     decode(&file).map_err(|source| ImageError::File { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// All PNG files of a folder, by name.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let failed = |source| ImageError::Read { path: folder.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    match files.is_empty() {
+        false => Ok(files),
+        true => Err(failed(io::Error::new(io::ErrorKind::NotFound, "it holds no PNG file"))),
+    }
 }
 
 #[cfg(test)]

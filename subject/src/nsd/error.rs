@@ -1,5 +1,6 @@
 //! What can be wrong with a file of the dataset.
 
+use crate::error::may_pass;
 use std::path::{Path, PathBuf};
 
 /// Says which file, what was found there and what was expected.
@@ -76,9 +77,7 @@ impl NsdError {
     /// Whether another try may help.
     pub fn is_io(&self) -> bool {
         match self {
-            Self::Read { source, .. } => {
-                !matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof)
-            }
+            Self::Read { source, .. } => may_pass(source),
             Self::Write { .. } => true,
             Self::Folder(error) => error.is_io(),
             Self::Volume(error) => error.is_io(),

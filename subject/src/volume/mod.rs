@@ -15,6 +15,7 @@ pub use montage::{Montage, MontageError};
 pub use read::Volume;
 pub use write::{write_labels, write_map};
 
+use crate::error::may_pass;
 use std::path::PathBuf;
 
 /// Why a volume can't be read or written.
@@ -55,10 +56,7 @@ impl VolumeError {
     /// Whether another try may help.
     pub fn is_io(&self) -> bool {
         match self {
-            Self::Read { source: nifti::NiftiError::Io(source), .. } => !matches!(
-                source.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidInput
-            ),
+            Self::Read { source: nifti::NiftiError::Io(source), .. } => may_pass(source),
             Self::Write { .. } => true,
             _ => false,
         }

@@ -5,7 +5,6 @@
 use super::array::Array;
 use super::coco;
 use super::error::Problem;
-use super::settings::pngs;
 use super::{mask, npy};
 
 pub use super::settings::{RegionFiles, Settings};
@@ -177,7 +176,7 @@ impl Settings {
         }
         let square = |image: RgbImage8| resize::bicubic(&image, side, side);
         let images = if self.images.is_dir() {
-            pngs(&self.images)?.iter().map(|path| Ok(square(png::read(path)?.0))).collect::<Result<Vec<_>>>()?
+            png::files(&self.images)?.iter().map(|path| Ok(square(png::read(path)?.0))).collect::<Result<Vec<_>>>()?
         } else if coco::is_hdf5(&self.images) {
             let ids = ids.unwrap_or_default();
             return Ok(Pixels {

@@ -1,5 +1,6 @@
 //! Why a file that another system wrote can't be taken over.
 
+use crate::error::may_pass;
 use crate::nsd::mgh::MghError;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,6 @@ impl Problem {
 impl ImportError {
     /// Whether another try may help.
     pub fn is_io(&self) -> bool {
-        matches!(&self.problem, Problem::Read(source) if source.kind() != std::io::ErrorKind::NotFound)
+        matches!(&self.problem, Problem::Read(source) if may_pass(source))
     }
 }

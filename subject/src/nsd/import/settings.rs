@@ -1,8 +1,9 @@
 //! What `import-dataset` is asked to take over.
 
-use super::error::{ImportError, Problem};
+use super::error::Problem;
 use super::npy;
 use crate::error::Result;
+use crate::image::png;
 use crate::nsd::ctab;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -123,7 +124,7 @@ impl Settings {
     /// Every file that is read, each once.
     pub(super) fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = match self.images.is_dir() {
-            true => pngs(&self.images)?,
+            true => png::files(&self.images)?,
             false => vec![self.images.clone()],
         };
         let masks = || self.regions.values().chain(&self.voxels).chain(&self.without);
@@ -206,18 +207,4 @@ fn each_once<'de, D: Deserializer<'de>>(
     }
 
     deserializer.deserialize_map(Regions)
-}
-
-/// All PNG files of a folder, by name.
-pub(super) fn pngs(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
-    let failed = |source| Problem::Read(source).of(folder);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
 }

@@ -3,12 +3,11 @@
 use super::hdf5::{Dataset, Element, Writer};
 use super::render::{Category, draw};
 use super::{Images, Settings, written};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{RgbImage8, png, resize};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Pictures by number, with what they show where that is known.
 pub type Stimuli = BTreeMap<usize, (RgbImage8, Option<Category>)>;
@@ -19,7 +18,7 @@ pub fn stimuli(settings: &Settings, shared: &[usize], numbers: &BTreeSet<usize>)
     let (side, seed) = (settings.side, settings.seed);
     let files = match &settings.images {
         Images::Drawn => Vec::new(),
-        Images::Folder(folder) => pngs(folder)?,
+        Images::Folder(folder) => png::files(folder)?,
     };
     let picture = |&number: &usize| -> Result<_> {
         let picture = match files.as_slice() {
@@ -38,23 +37,6 @@ pub fn stimuli(settings: &Settings, shared: &[usize], numbers: &BTreeSet<usize>)
         Ok((number, picture))
     };
     numbers.par_iter().map(picture).collect()
-}
-
-/// All PNG files of a folder, by name.
-fn pngs(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |source| Error::Read { path: folder.to_owned(), source };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    match files.is_empty() {
-        false => Ok(files),
-        true => Err(failed(io::Error::new(io::ErrorKind::NotFound, "it holds no PNG file"))),
-    }
 }
 
 /// Writes `nsd_stimuli.hdf5` with room for `count` pictures; those that nobody saw are black and take no disk.
