@@ -4,8 +4,8 @@
 //! Prints one JSON object. Each round reads the files of the betas plainly, in pieces of 8 MB; reads and hashes them, which provenance asks
 //! for; and prepares the subject; the order is turned around from round to round. Before each the disk reads the files twice, since many
 //! are faster for the first gigabytes after a rest, which 40 sessions outlast, and the files' pages are dropped from the kernel's cache, so
-//! that all read from the disk. Medians are given. `betas`: from the first byte of the first session to the last session's record on disk,
-//! hashing, picking and z-scoring included. `peak_bytes`: the largest resident memory of the process (VmHWM).
+//! that all read from the disk. Medians are given. `betas`: from the first piece to the last session's record on disk, hashing, picking and
+//! z-scoring included. `plan`: what comes before, once a subject: looking at everything that is asked for, and hashing what is small. `peak_bytes`: the largest resident memory of the process (VmHWM).
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
@@ -44,7 +44,7 @@ fn main() {
     let plan = Plan::new(subject, &settings).unwrap();
     let bytes: u64 = files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum();
 
-    let [mut plain, mut hashed, mut betas, mut whole] = [const { Vec::new() }; 4];
+    let [mut plain, mut hashed, mut plans, mut betas, mut whole] = [const { Vec::new() }; 5];
     let pick = Pick::new([0; 3], &[]);
     let tire = || {
         for _ in 0..2 {
@@ -72,8 +72,9 @@ fn main() {
         tire();
         let place = tempfile::tempdir_in(".").unwrap();
         let start = Start::now();
-        let mut read = start.cost();
+        let (mut begun, mut read) = (None, start.cost());
         let mut progress = |done, _| {
+            begun.get_or_insert_with(|| start.cost());
             if done <= bytes {
                 read = start.cost();
             }
@@ -81,7 +82,9 @@ fn main() {
         };
         run(subject, &settings, &place.path().join("out"), &round.to_string(), "bench", &mut progress).unwrap();
         whole.push(start.cost());
-        betas.push(read);
+        let begun = begun.unwrap();
+        plans.push(begun);
+        betas.push(Cost { seconds: read.seconds - begun.seconds, cpu: read.cpu - begun.cpu });
     };
     for round in 0..rounds {
         if round % 2 == 0 {
@@ -95,8 +98,8 @@ fn main() {
         }
     }
     for (round, (plain, hashed)) in plain.iter().zip(&hashed).enumerate() {
-        let (betas, whole) = (betas[round], whole[round]);
-        eprintln!("round {round}: plain {plain}, hashed {hashed}, betas {betas}, whole {whole}");
+        let (plan, betas, whole) = (plans[round], betas[round], whole[round]);
+        eprintln!("round {round}: plain {plain}, hashed {hashed}, plan {plan}, betas {betas}, whole {whole}");
     }
     let rate = |costs: &[Cost]| bytes as f64 / median(costs.iter().map(|cost| cost.seconds)) / 1e9;
     let cpu = |costs: &[Cost]| median(costs.iter().map(|cost| cost.cpu));
@@ -109,6 +112,7 @@ fn main() {
         "plain_read_cpu_seconds": cpu(&plain),
         "hashed_gb_per_second": rate(&hashed),
         "hashed_cpu_seconds": cpu(&hashed),
+        "plan_seconds": median(plans.iter().map(|cost| cost.seconds)),
         "betas_gb_per_second": rate(&betas),
         "betas_cpu_seconds": cpu(&betas),
         "share_of_plain_read": rate(&betas) / rate(&plain),

@@ -18,7 +18,7 @@ use std::io::{BufReader, Read};
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 const DATASET: &str = "betas";
 /// Whole numbers in a unit of per cent signal change.
@@ -28,9 +28,15 @@ const PIECE: usize = 2 << 20;
 /// Pieces that are read or hashed at a time; together they stay in a processor's cache.
 const PIECES: usize = 4;
 const NOT_PICKED: u32 = u32::MAX;
+/// Voxels that are picked at a time: their series stay in a core's cache.
+const BLOCK: usize = 64;
 
 /// Called with the bytes that were read since the last call; breaking ends the work.
 pub type Watch<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
+
+/// Called with the series of some picked voxels, per cent signal change, [voxels, 750], and the row of the first; from several threads, in any
+/// order.
+pub type Keep<'a> = &'a (dyn Fn(usize, &mut [f32]) -> Result<(), NsdError> + Sync);
 
 /// Which voxels to take from a subject's volumes.
 #[derive(Debug, Clone)]
@@ -88,7 +94,13 @@ impl Session {
     /// As [`Self::pass`] and [`Self::pick`].
     pub fn read(&self, pick: &Pick, name: String, watch: Watch<'_>) -> Result<(Vec<f32>, FileRecord), NsdError> {
         let (picked, record) = self.pass(pick, name, watch)?;
-        Ok((self.pick(pick, picked)?, record))
+        let all = Mutex::new(vec![0.0; pick.voxels * TRIALS]);
+        self.pick(pick, picked, &|first, series| {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all[first * TRIALS..][..series.len()].copy_from_slice(series);
+            Ok(())
+        })?;
+        Ok((all.into_inner().unwrap_or_else(PoisonError::into_inner), record))
     }
 
     /// The one pass over the file: its size and digest, and the picked voxels if they can be had on the way.
@@ -110,31 +122,39 @@ impl Session {
         }
     }
 
-    /// Per cent signal change of the picked voxels, [voxels, 750]: those that the pass picked, or those of a file that has just passed
-    /// and is in the system's cache. What lies where in an HDF5 file is told between its data, so that a file would have to be held in
-    /// memory to pick from it while it comes.
+    /// Gives `keep` all picked voxels: those that the pass picked, or those of a file that has just passed and is in the system's cache. What
+    /// lies where in an HDF5 file is told between its data, so that a file would have to be held in memory to pick from it while it comes.
     ///
     /// # Errors
-    /// The file is damaged, or a value is not finite.
-    pub fn pick(&self, pick: &Pick, picked: Option<Vec<f32>>) -> Result<Vec<f32>, NsdError> {
-        let series = match picked {
+    /// The file is damaged, a value is not finite, or `keep` fails; of several errors that of the first voxel.
+    pub fn pick(&self, pick: &Pick, picked: Option<Vec<f32>>, keep: Keep<'_>) -> Result<(), NsdError> {
+        let mut series = match picked {
             Some(series) => series,
-            None => self.pick_hdf5(pick)?,
-        };
-        // Without an early end, so that whole registers are compared.
-        let is_finite = |series: &[f32]| series.iter().fold(true, |finite, beta| finite & beta.is_finite());
-        match series.par_chunks(TRIALS).position_first(|series| !is_finite(series)) {
-            None => Ok(series),
-            Some(row) => {
-                let betas = &series[row * TRIALS..][..TRIALS];
-                let trial = betas.iter().position(|beta| !beta.is_finite()).unwrap_or_default();
-                let voxel = pick.rows.iter().position(|&at| at as usize == row).unwrap_or_default();
-                let [width, height, _] = pick.shape;
-                let voxel = [voxel % width, voxel / width % height, voxel / width / height];
-                let what = format!("voxel {voxel:?} of trial {}", trial + 1);
-                Err(self.unexpected(what, betas[trial].to_string(), "a finite number".to_owned()))
+            None => {
+                let (file, dataset) = self.open_hdf5(pick.shape)?;
+                match by_voxel(&file, &dataset) {
+                    Some(root) => return self.pick_chunks(file.superblock().base_address, root, pick, keep),
+                    None => self.pick_slices(&dataset, pick)?,
+                }
             }
+        };
+        first_error(series.par_chunks_mut(BLOCK * TRIALS).enumerate().map(|(block, series)| {
+            self.check_finite(pick, block * BLOCK, series)?;
+            keep(block * BLOCK, series)
+        }))
+    }
+
+    fn check_finite(&self, pick: &Pick, first: usize, series: &[f32]) -> Result<(), NsdError> {
+        // Without an early end, so that whole registers are compared.
+        if series.iter().fold(true, |finite, beta| finite & beta.is_finite()) {
+            return Ok(());
         }
+        let at = series.iter().position(|beta| !beta.is_finite()).unwrap_or_default();
+        let voxel = pick.rows.iter().position(|&row| row as usize == first + at / TRIALS).unwrap_or_default();
+        let [width, height, _] = pick.shape;
+        let voxel = [voxel % width, voxel / width % height, voxel / width / height];
+        let what = format!("voxel {voxel:?} of trial {}", at % TRIALS + 1);
+        Err(self.unexpected(what, series[at].to_string(), "a finite number".to_owned()))
     }
 
     /// Per cent signal change of the picked voxels in the first `trials` trials, [voxels, trials], from a NIfTI file that is left there.
@@ -228,18 +248,8 @@ impl Session {
         })
     }
 
-    fn pick_hdf5(&self, pick: &Pick) -> Result<Vec<f32>, NsdError> {
-        let (file, dataset) = self.open_hdf5(pick.shape)?;
-        let mut series = vec![0.0; pick.voxels * TRIALS];
-        match by_voxel(&file, &dataset) {
-            Some(root) => self.pick_chunks(file.superblock().base_address, root, pick, &mut series)?,
-            None => self.pick_slices(&dataset, pick, &mut series)?,
-        }
-        Ok(series)
-    }
-
     /// `base`: where the addresses in the file count from.
-    fn pick_chunks(&self, base: u64, root: u64, pick: &Pick, series: &mut [f32]) -> Result<(), NsdError> {
+    fn pick_chunks(&self, base: u64, root: u64, pick: &Pick, keep: Keep<'_>) -> Result<(), NsdError> {
         const NOWHERE: Range<u64> = 0..0;
         const BYTES: u64 = 2 * TRIALS as u64;
         let failed = |source| self.failed(source);
@@ -263,8 +273,7 @@ impl Session {
                 format!("{BYTES} bytes for every voxel"),
             ));
         }
-        let rows = series.par_chunks_mut(TRIALS).zip(places);
-        rows.try_for_each(|(series, place)| {
+        let read = |series: &mut [f32], place: &Range<u64>| {
             let mut bytes = [0; BYTES as usize];
             file.read_exact_at(&mut bytes, place.start).map_err(failed)?;
             let (values, _) = bytes.as_chunks::<2>();
@@ -272,13 +281,22 @@ impl Session {
                 .iter_mut()
                 .zip(values)
                 .for_each(|(beta, value)| *beta = f32::from(i16::from_le_bytes(*value)) / SCALE);
-            Ok(())
-        })
+            Ok::<_, NsdError>(())
+        };
+        first_error(places.par_chunks(BLOCK).enumerate().map_init(
+            || vec![0.0; BLOCK * TRIALS],
+            |buffer, (block, places)| {
+                let series = &mut buffer[..places.len() * TRIALS];
+                series.chunks_exact_mut(TRIALS).zip(places).try_for_each(|(series, place)| read(series, place))?;
+                keep(block * BLOCK, series)
+            },
+        ))
     }
 
     /// For files that are laid out in another way than NSD's.
-    fn pick_slices(&self, dataset: &Dataset, pick: &Pick, series: &mut [f32]) -> Result<(), NsdError> {
+    fn pick_slices(&self, dataset: &Dataset, pick: &Pick) -> Result<Vec<f32>, NsdError> {
         let [width, height, depth] = pick.shape;
+        let mut picked = vec![0.0; pick.voxels * TRIALS];
         for z in 0..depth {
             let mut slice = SliceInfo::all(4);
             slice.selections[1] = SliceInfoElem::Index(z as u64);
@@ -295,13 +313,13 @@ impl Session {
             };
             for (at, voxel) in pick.rows[z * width * height..(z + 1) * width * height].iter().enumerate() {
                 if *voxel != NOT_PICKED {
-                    let series = &mut series[*voxel as usize * TRIALS..][..TRIALS];
+                    let series = &mut picked[*voxel as usize * TRIALS..][..TRIALS];
                     let values = betas[at..].iter().step_by(width * height);
                     series.iter_mut().zip(values).for_each(|(beta, value)| *beta = *value);
                 }
             }
         }
-        Ok(())
+        Ok(picked)
     }
 
     fn is_packed(&self) -> bool {
@@ -357,6 +375,11 @@ impl Session {
         std::io::copy(&mut file, &mut std::io::sink()).map_err(|source| self.failed(source))?;
         Ok((series, FileRecord { name, bytes: file.bytes, sha256: hexadecimal(file.hash) }))
     }
+}
+
+/// Of work on voxels in their order the first error: which one is told must not depend on threads.
+fn first_error(ends: impl IndexedParallelIterator<Item = Result<(), NsdError>>) -> Result<(), NsdError> {
+    ends.find_map_first(Result::err).map_or(Ok(()), Err)
 }
 
 /// Where the index of a dataset's chunks begins, if it has one little-endian chunk of whole numbers a voxel, as NSD's files have.

@@ -6,14 +6,14 @@ use crate::folder::FileRecord;
 use crate::nsd::betas::{Pick, Session, z_score};
 use crate::nsd::layout::BetasFormat;
 use crate::nsd::{NsdError, TRIALS};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io;
 use std::iter::Enumerate;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::slice::Iter;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -163,23 +163,34 @@ impl<'a> Turns<'a> {
 
     fn keep(&self, passed: Passed<'a>) -> Result<(usize, FileRecord), NsdError> {
         let Passed { at, session, stamp: before, picked, source } = passed;
-        let mut series = session.pick(&self.pick, picked)?;
-        if stamp(session)? != before {
-            return Err(NsdError::Unexpected {
-                path: session.path.clone(),
-                what: "its size or time of change".to_owned(),
-                found: "another one than before".to_owned(),
-                expected: "a file that nobody writes while it is read".to_owned(),
-            });
-        }
-        if at == 0 && session.format == BetasFormat::Hdf5 {
-            same_as_nifti(self.plan, session, &self.pick, &series)?;
-        }
-        series.par_chunks_mut(TRIALS).for_each(z_score);
+        let other = match (at, session.format) {
+            (0, BetasFormat::Hdf5) => other_form(self.plan, &self.pick)?,
+            _ => None,
+        };
         let place = path(self.folder, at);
-        commit(&place, bytemuck::cast_slice(&series))?;
+        commit(&place, |file| {
+            session.pick(&self.pick, picked, &|first, series| {
+                if let Some(other) = &other {
+                    other.same(self.plan, session, first, series)?;
+                }
+                series.chunks_exact_mut(TRIALS).for_each(z_score);
+                let at = first * TRIALS * size_of::<f32>();
+                file.write_all_at(bytemuck::cast_slice(series), at as u64).map_err(not_written(&place))
+            })?;
+            match stamp(session)? == before {
+                true => Ok(()),
+                false => Err(NsdError::Unexpected {
+                    path: session.path.clone(),
+                    what: "its size or time of change".to_owned(),
+                    found: "another one than before".to_owned(),
+                    expected: "a file that nobody writes while it is read".to_owned(),
+                }),
+            }
+        })?;
         let record = Record { source, modified: before.1, voxels: self.voxels.clone() };
-        commit(&place.with_extension(RECORD), &serde_json::to_vec(&record).unwrap_or_default())?;
+        let place = place.with_extension(RECORD);
+        let text = serde_json::to_vec(&record).unwrap_or_default();
+        commit(&place, |file| file.write_all_at(&text, 0).map_err(not_written(&place)))?;
         Ok((at, record.source))
     }
 
@@ -199,36 +210,51 @@ fn stamp(session: &Session) -> Result<(u64, u128), NsdError> {
 }
 
 /// The same numbers are published in two forms: where both are there, they are compared once, so that no transposed file goes unnoticed.
-fn same_as_nifti(plan: &Plan, session: &Session, pick: &Pick, series: &[f32]) -> Result<(), NsdError> {
+struct OtherForm {
+    path: PathBuf,
+    /// Of all voxels the first trials, [voxels, [`COMPARED`]].
+    betas: Vec<f32>,
+}
+
+/// The first session's NIfTI file beside its HDF5 file, if it is there.
+fn other_form(plan: &Plan, pick: &Pick) -> Result<Option<OtherForm>, NsdError> {
     let path = plan.layout.session(plan.subject, &plan.preparation, 1, BetasFormat::Nifti);
     if !path.is_file() {
-        return Ok(());
+        return Ok(None);
     }
-    let other = Session { path, format: BetasFormat::Nifti };
-    let first = other.first_trials(pick, COMPARED)?;
-    for (row, (other_betas, betas)) in first.chunks_exact(COMPARED).zip(series.chunks_exact(TRIALS)).enumerate() {
-        if other_betas != &betas[..COMPARED] {
-            return Err(NsdError::Unexpected {
-                path: other.path,
-                what: format!("the first trials of voxel {:?}", plan.voxels[row]),
-                found: format!("{other_betas:?}"),
-                expected: format!("{:?} as in {}", &betas[..COMPARED], session.path.display()),
-            });
+    let session = Session { path, format: BetasFormat::Nifti };
+    let betas = session.first_trials(pick, COMPARED)?;
+    Ok(Some(OtherForm { path: session.path, betas }))
+}
+
+impl OtherForm {
+    /// Compares the series of `session` that begin with the row `first`.
+    fn same(&self, plan: &Plan, session: &Session, first: usize, series: &[f32]) -> Result<(), NsdError> {
+        let rows = self.betas[first * COMPARED..].chunks_exact(COMPARED).zip(series.chunks_exact(TRIALS));
+        for (row, (other, betas)) in rows.enumerate() {
+            if other != &betas[..COMPARED] {
+                return Err(NsdError::Unexpected {
+                    path: self.path.clone(),
+                    what: format!("the first trials of voxel {:?}", plan.voxels[first + row]),
+                    found: format!("{other:?}"),
+                    expected: format!("{:?} as in {}", &betas[..COMPARED], session.path.display()),
+                });
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Writes a file that is there whole or not at all.
-fn commit(path: &Path, bytes: &[u8]) -> Result<(), NsdError> {
+fn commit(path: &Path, write: impl FnOnce(&File) -> Result<(), NsdError>) -> Result<(), NsdError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    File::create(&partial)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_data()
-        })
-        .and_then(|()| fs::rename(&partial, path))
-        .map_err(|source| NsdError::Write { path: path.to_owned(), source })
+    let file = File::create(&partial).map_err(not_written(path))?;
+    write(&file)?;
+    file.sync_data().and_then(|()| fs::rename(&partial, path)).map_err(not_written(path))
+}
+
+fn not_written(path: &Path) -> impl Fn(io::Error) -> NsdError {
+    |source| NsdError::Write { path: path.to_owned(), source }
 }
