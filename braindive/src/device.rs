@@ -28,6 +28,17 @@ pub fn open_cuda(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// Whether this build has candle's kernels for bf16: only compilers for compute capability 8.0 or higher make more of them than casts
+/// (`CUDA_COMPUTE_CAP=80`).
+pub fn has_bf16_kernels() -> bool {
+    #[cfg(feature = "cuda")]
+    {
+        candle_core::cuda_backend::kernels::AFFINE.ptx().contains("affine_bf16")
+    }
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
 /// What memory a GPU has; `None` for the CPU.
 ///
 /// # Errors

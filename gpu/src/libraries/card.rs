@@ -33,7 +33,7 @@ impl Card {
         Ok(())
     }
 
-    /// Whether it computes in bf16, and candle's kernels for it are there.
+    /// Whether it computes in bf16, as Ampere and later do.
     pub fn has_bf16(&self) -> bool {
         self.capability >= (8, 0)
     }

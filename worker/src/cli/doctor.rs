@@ -3,7 +3,7 @@
 use crate::bytes::Bytes;
 use crate::device::{DeviceError, DeviceName};
 use braindive::DType;
-use braindive::device::{DeviceMemory, memory};
+use braindive::device::{DeviceMemory, has_bf16_kernels, memory};
 use braindive::layers::{Finding, check};
 use clap::Args;
 #[cfg(feature = "cuda")]
@@ -110,7 +110,8 @@ impl Report {
         let device = name.open()?;
         let card = name.card();
         let mut precisions = vec![DType::F32, DType::F16];
-        precisions.extend(card.as_ref().is_some_and(Card::has_bf16).then_some(DType::BF16));
+        let has_bf16 = card.as_ref().is_some_and(Card::has_bf16) && has_bf16_kernels();
+        precisions.extend(has_bf16.then_some(DType::BF16));
         let checks: Vec<Checked> =
             precisions.into_iter().flat_map(|dtype| check(&device, dtype)).map(Checked::from).collect();
         let memory: Option<DeviceMemory> = memory(&device).ok().flatten();
