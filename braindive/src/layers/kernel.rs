@@ -1,14 +1,14 @@
 //! What every layer is built of: a kernel over slices of `f32` or `f64`.
 //!
-//! Half precision is how tensors are stored, not how layers compute: inputs and weights of f16 are widened to f32, and the
+//! Half precision is how tensors are stored, not how layers compute: inputs and weights of f16 and bf16 are widened to f32, and the
 //! output is rounded once, as a GPU's kernels with f32 accumulators do.
 
 use super::elementary;
 use super::machine::{self, Launch};
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Neg;
@@ -20,8 +20,8 @@ pub trait Element: WithDType + Neg<Output = Self> {
     fn sqrt(self) -> Self;
     /// The error function, to the type's precision.
     fn erf(self) -> Self;
-    /// Converts f16 exactly; the slices have one length.
-    fn widen(halves: &[f16], wide: &mut [Self]);
+    /// Converts f16 or bf16 exactly; the slices have one length.
+    fn widen(halves: &(impl HalfFloatSliceExt + ?Sized), wide: &mut [Self]);
 
     fn from_usize(value: usize) -> Self {
         Self::from_f64(value as f64)
@@ -45,7 +45,7 @@ impl Element for f32 {
     fn erf(self) -> Self {
         elementary::erf(self)
     }
-    fn widen(halves: &[f16], wide: &mut [Self]) {
+    fn widen(halves: &(impl HalfFloatSliceExt + ?Sized), wide: &mut [Self]) {
         halves.convert_to_f32_slice(wide);
     }
 }
@@ -67,7 +67,7 @@ impl Element for f64 {
     fn erf(self) -> Self {
         libm::erf(self)
     }
-    fn widen(halves: &[f16], wide: &mut [Self]) {
+    fn widen(halves: &(impl HalfFloatSliceExt + ?Sized), wide: &mut [Self]) {
         halves.convert_to_f64_slice(wide);
     }
 }
@@ -142,18 +142,20 @@ fn outputs<K: Kernels>(kernel: &K, inputs: &[(&CpuStorage, &Layout)]) -> Result<
     }
     match inputs.first().map(|(storage, _)| storage) {
         Some(CpuStorage::F64(_)) => typed(kernel, inputs, CpuStorage::F64),
-        Some(CpuStorage::F16(_)) => typed(kernel, inputs, |data| CpuStorage::F16(rounded(&data))),
+        Some(CpuStorage::F16(_)) => typed(kernel, inputs, |data| CpuStorage::F16(rounded(&data, f16::ZERO))),
+        Some(CpuStorage::BF16(_)) => typed(kernel, inputs, |data| CpuStorage::BF16(rounded(&data, bf16::ZERO))),
         _ => typed(kernel, inputs, CpuStorage::F32),
     }
 }
 
-/// The elements of a contiguous tensor: borrowed, or widened from f16.
+/// The elements of a contiguous tensor: borrowed, or widened from f16 or bf16.
 fn elements<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<Cow<'a, [T]>> {
     let Some((begin, end)) = layout.contiguous_offsets() else {
         bail!("a layer's input is not contiguous: {layout:?}");
     };
     Ok(match storage {
         CpuStorage::F16(halves) => Cow::Owned(widened(&halves[begin..end])),
+        CpuStorage::BF16(halves) => Cow::Owned(widened(&halves[begin..end])),
         storage => Cow::Borrowed(&storage.as_slice::<T>()?[begin..end]),
     })
 }
@@ -161,7 +163,10 @@ fn elements<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<
 /// Elements that one task converts.
 const CONVERTED: usize = 1 << 16;
 
-fn widened<T: Element>(halves: &[f16]) -> Vec<T> {
+fn widened<T: Element, H: Sync>(halves: &[H]) -> Vec<T>
+where
+    [H]: HalfFloatSliceExt,
+{
     let mut wide = vec![T::zero(); halves.len()];
     for_each_chunk(&mut wide, CONVERTED, 4 * halves.len(), |i, wide| {
         T::widen(&halves[i * CONVERTED..][..wide.len()], wide);
@@ -169,15 +174,18 @@ fn widened<T: Element>(halves: &[f16]) -> Vec<T> {
     wide
 }
 
-fn rounded(wide: &[f32]) -> Vec<f16> {
-    let mut halves = vec![f16::ZERO; wide.len()];
+fn rounded<H: Clone + Send>(wide: &[f32], zero: H) -> Vec<H>
+where
+    [H]: HalfFloatSliceExt,
+{
+    let mut halves = vec![zero; wide.len()];
     for_each_chunk(&mut halves, CONVERTED, 4 * wide.len(), |i, halves| {
         halves.convert_from_f32_slice(&wide[i * CONVERTED..][..halves.len()]);
     });
     halves
 }
 
-/// Gives the elements of a frozen, contiguous CPU tensor to `body`; those of f16 are widened on every use.
+/// Gives the elements of a frozen, contiguous CPU tensor to `body`; those of f16 and bf16 are widened on every use.
 pub(crate) fn with_elements<T: Element, R>(tensor: &Tensor, body: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
@@ -228,17 +236,19 @@ mod tests {
     use crate::gradient::Tracked;
     use candle_core::{DType, Result, Tensor};
 
-    fn half(x: &Tensor) -> Tensor {
-        x.to_dtype(DType::F16).unwrap()
-    }
-
-    /// `layer` on f16 gives what it gives on the same numbers in f32, rounded to f16; so does its gradient, to `tolerance`.
-    fn assert_rounds_once(x: &[usize], tolerance: f64, layer: impl Fn(&Tracked, DType) -> Result<Tracked>) {
+    /// `layer` on numbers of `narrow` gives what it gives on the same numbers in f32, rounded to `narrow`; so does its gradient, to `tolerance`.
+    fn assert_rounds_once(
+        narrow: DType,
+        x: &[usize],
+        tolerance: f64,
+        layer: impl Fn(&Tracked, DType) -> Result<Tracked>,
+    ) {
+        let half = |x: &Tensor| x.to_dtype(narrow).unwrap();
         let halves = half(&(random(x, 1) * 3.0).unwrap());
         let wide = halves.to_dtype(DType::F32).unwrap();
-        let (y16, y32) = (layer(&Tracked::from(&halves), DType::F16), layer(&Tracked::from(&wide), DType::F32));
+        let (y16, y32) = (layer(&Tracked::from(&halves), narrow), layer(&Tracked::from(&wide), DType::F32));
         let (y16, y32) = (y16.unwrap().into_value(), y32.unwrap().into_value());
-        assert_eq!(y16.dtype(), DType::F16);
+        assert_eq!(y16.dtype(), narrow);
         assert_close(&y16, &half(&y32), 0.0);
         let cotangent = half(&random(y16.dims(), 2));
         let gradient = |x: &Tensor, dtype| {
@@ -247,25 +257,27 @@ mod tests {
             let mut found = crate::gradient::gradients(output, cotangent.to_dtype(dtype).unwrap()).unwrap();
             found.reach(&input).unwrap()
         };
-        let (g16, g32) = (gradient(&halves, DType::F16), gradient(&wide, DType::F32));
-        assert_eq!(g16.dtype(), DType::F16);
+        let (g16, g32) = (gradient(&halves, narrow), gradient(&wide, DType::F32));
+        assert_eq!(g16.dtype(), narrow);
         assert_close(&g16, &half(&g32), tolerance);
     }
 
     #[test]
     fn half_precision_is_computed_in_f32_and_rounded_once() {
-        let weight = half(&random(&[5, 12], 3));
-        let linear = |dtype| Linear::new(&weight.to_dtype(dtype).unwrap(), None).unwrap();
-        assert_rounds_once(&[2, 7, 12], 0.0, |x, dtype| linear(dtype).forward(x));
-        assert_rounds_once(&[2, 7, 12], 0.0, |x, _| geglu(x));
-        assert_rounds_once(&[2, 70_000], 0.0, |x, _| Activation::Gelu.forward(x));
-        assert_rounds_once(&[1, 3, 8, 8], 0.0, |x, _| upsample_nearest_2x(x));
-        assert_rounds_once(&[1, 3, 8, 8], 0.0, |x, _| resize_bilinear(x, 5, 5));
-        let other = half(&random(&[2, 9, 12], 4));
         // The gradient of attention reads its output, which was rounded.
-        assert_rounds_once(&[2, 7, 12], 2e-3, |x, dtype| {
-            let keys = Tracked::from(other.to_dtype(dtype)?);
-            Attention::new(3).forward(x, &keys, &keys)
-        });
+        for (narrow, attention) in [(DType::F16, 2e-3), (DType::BF16, 2e-2)] {
+            let weight = random(&[5, 12], 3).to_dtype(narrow).unwrap();
+            let linear = |dtype| Linear::new(&weight.to_dtype(dtype).unwrap(), None).unwrap();
+            assert_rounds_once(narrow, &[2, 7, 12], 0.0, |x, dtype| linear(dtype).forward(x));
+            assert_rounds_once(narrow, &[2, 7, 12], 0.0, |x, _| geglu(x));
+            assert_rounds_once(narrow, &[2, 70_000], 0.0, |x, _| Activation::Gelu.forward(x));
+            assert_rounds_once(narrow, &[1, 3, 8, 8], 0.0, |x, _| upsample_nearest_2x(x));
+            assert_rounds_once(narrow, &[1, 3, 8, 8], 0.0, |x, _| resize_bilinear(x, 5, 5));
+            let other = random(&[2, 9, 12], 4).to_dtype(narrow).unwrap();
+            assert_rounds_once(narrow, &[2, 7, 12], attention, |x, dtype| {
+                let keys = Tracked::from(other.to_dtype(dtype)?);
+                Attention::new(3).forward(x, &keys, &keys)
+            });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Layers with frozen weights: forward, and the gradient with respect to the input only.
 //!
-//! Every layer is a kernel that computes in f32 or f64 on the CPU (f16 in f32), with the same result on any number of threads, and a
+//! Every layer is a kernel that computes in f32 or f64 on the CPU (f16 and bf16 in f32), with the same result on any number of threads, and a
 //! second one for its input gradient. No weight ever has a gradient.
 
 mod attention;

@@ -51,7 +51,7 @@ impl Case {
         let (golden, inputs) = (read("trace.safetensors"), read("inputs.safetensors"));
         let diffusion = Diffusion::load(bundle.join("sd"), dtype, &Device::Cpu).unwrap();
         // The encoder computes in full precision, as the authors' does.
-        let full = if dtype == DType::F16 { DType::F32 } else { dtype };
+        let full = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let encoder = Encoder::load(bundle.join("clip"), bundle.join("encoder"), full, &Device::Cpu).unwrap();
         let term = Term { denominator: meta.denominator, ..Term::mean(name, meta.voxel_index.clone()) };
         let target = Objective { terms: vec![term] }.target(&encoder.head).unwrap();

@@ -1,4 +1,4 @@
-//! UNet and decoder in half precision, as the paper ran: near the full-precision reference, with γ as the scale of the loss.
+//! UNet and decoder in half precision, as the paper ran, and in bfloat16: near the full-precision reference, with γ as the scale of the loss.
 
 use crate::case::Case;
 use braindive::sampler::schedule::NoiseLevel;
@@ -30,15 +30,26 @@ fn distances(case: &mut Case, i: usize, factor: f64) -> [f64; 2] {
     ]
 }
 
-#[test]
-fn half_precision_predicts_noise_and_gradient_to_its_rounding() {
-    let mut case = Case::load("miniature", DType::F16);
+/// Steps of the miniature's run in `dtype` are off by no more than `noise` and `gradient`, relatively.
+fn assert_near(dtype: DType, [noise_limit, gradient_limit]: [f64; 2]) {
+    let mut case = Case::load("miniature", dtype);
     for i in [0, 20, 40] {
         let [noise, gradient] = distances(&mut case, i, 1.0);
-        println!("step {i}: noise {noise:.1e}, gradient {gradient:.1e}");
-        assert!(0.0 < noise && noise < 5e-3, "step {i}: noise is off by {noise:e}");
-        assert!(gradient < 5e-2, "step {i}: the gradient is off by {gradient:e}");
+        println!("step {i} in {dtype:?}: noise {noise:.1e}, gradient {gradient:.1e}");
+        assert!(0.0 < noise && noise < noise_limit, "step {i}: noise is off by {noise:e}");
+        assert!(gradient < gradient_limit, "step {i}: the gradient is off by {gradient:e}");
     }
+}
+
+#[test]
+fn half_precision_predicts_noise_and_gradient_to_its_rounding() {
+    assert_near(DType::F16, [5e-3, 5e-2]);
+}
+
+/// Eight bits of significand instead of eleven.
+#[test]
+fn bfloat16_predicts_noise_and_gradient_to_its_rounding() {
+    assert_near(DType::BF16, [4e-2, 4e-1]);
 }
 
 #[test]
@@ -50,4 +61,7 @@ fn a_loss_without_its_scale_loses_the_gradient_in_half_precision() {
     let mut single = Case::load("miniature", DType::F32);
     let [_, exact] = distances(&mut single, 20, 1e-6);
     assert!(exact < 1e-4, "single precision needs no scale, but is off by {exact:e}");
+    let mut bfloat = Case::load("miniature", DType::BF16);
+    let [[_, scaled], [_, unscaled]] = [1.0, 1e-6].map(|factor| distances(&mut bfloat, 20, factor));
+    assert!(unscaled < 2.0 * scaled, "bfloat16 has f32's range, but is off by {unscaled:e} instead of {scaled:e}");
 }
