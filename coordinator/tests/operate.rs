@@ -9,7 +9,7 @@ use coordinator::queue::view::{self, Snapshot};
 use coordinator::queue::{Queue, Settings, open_database};
 use protocol::claim::Register;
 use protocol::ids::{Digest, JobId, WorkerId};
-use protocol::job::Kind;
+use protocol::job::{Condition, Kind, Precision};
 use protocol::outcome::FailureClass;
 use queue_fixture::{claim, claim_one, completed, failed, open, plan, register, scores, settings, worker};
 use serde_json::Value;
@@ -353,6 +353,20 @@ async fn a_quarantined_device_is_shown_with_its_reason_and_released() {
     assert!(code == 1 && error.contains("these are: node01/cpu"), "{error}");
     assert_eq!(campaign.json(&["release-device", "node01/cpu"])["reason"], "Xid 79: fell off the bus");
     claim_one(queue, worker).await;
+}
+
+#[tokio::test]
+async fn a_job_in_a_precision_that_no_device_computes_in_is_explained() {
+    let mut bfloat16 = plan("bfloat16", 1, 1);
+    let Condition::Sample(sample) = &mut bfloat16.conditions[0].spec else { panic!("it samples") };
+    sample.sampling.precision = Precision::Bfloat16;
+    let campaign = Campaign::new(&[bfloat16]).await;
+    let v100 = Register { precisions: vec![Precision::Single, Precision::Half], ..register("node02/cuda:0") };
+    campaign.queue.register(v100).await.unwrap();
+    let told = campaign.explanation(1).await;
+    assert!(told.ends_with("and a worker built for it (1)."), "{told}");
+    worker(&campaign.queue).await;
+    assert!(campaign.explanation(1).await.starts_with("Ready: it is the next"));
 }
 
 #[tokio::test]

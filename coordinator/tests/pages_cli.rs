@@ -9,7 +9,7 @@ use coordinator::cli::{demo, job, jobs, status, workers};
 use pages_fixture::{Fixture, digest};
 use protocol::claim::{Claim, Claimed, Register, Registered};
 use protocol::endpoint::Endpoint;
-use protocol::job::Kind;
+use protocol::job::{Kind, Precision};
 use protocol::outcome::{Closed, Completed, Failed, FailureClass, JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::io::Cursor;
@@ -126,6 +126,7 @@ async fn work(demo: PathBuf, outcome: Outcome) {
         device_uuid: None,
         batch: 1,
         kinds: Kind::ALL.to_vec(),
+        precisions: Precision::ALL.to_vec(),
         remaining_ms: None,
         slots: 2,
         software: SOFTWARE.to_owned(),

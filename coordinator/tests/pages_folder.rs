@@ -6,7 +6,7 @@ use coordinator::plan::{Experiment, Plan, PlannedCondition, key};
 use coordinator::queue::{Queue, Settings, view};
 use protocol::claim::{Claim, Register};
 use protocol::ids::{Digest, Seed};
-use protocol::job::{Condition, Kind, ModelFile, Out, PrepareCondition, PrepareSettings};
+use protocol::job::{Condition, Kind, ModelFile, Out, Precision, PrepareCondition, PrepareSettings};
 use protocol::outcome::{Completed, FolderResult, JobResult, PhaseSeconds};
 use protocol::version::{API_VERSION, SOFTWARE};
 use std::collections::BTreeMap;
@@ -57,6 +57,7 @@ async fn done(db: &Path) {
         slots: 1,
         batch: 1,
         kinds: vec![Kind::Prepare],
+        precisions: Precision::ALL.to_vec(),
         remaining_ms: None,
         software: SOFTWARE.to_owned(),
     };

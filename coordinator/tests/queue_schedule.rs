@@ -4,13 +4,14 @@
 mod queue_fixture;
 
 use coordinator::queue::{Clock, Queue, view};
-use protocol::claim::{Claim, Claimed, Never};
+use protocol::claim::{Claim, Claimed, Never, Register};
 use protocol::heartbeat::{Activity, Heartbeat};
-use protocol::ids::WorkerId;
-use protocol::job::Kind;
+use protocol::ids::{ConditionId, WorkerId};
+use protocol::job::{Condition, Kind, Precision};
 use protocol::outcome::{Disposition, FailureClass};
 use queue_fixture::*;
 use sqlx::SqlitePool;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tempfile::{TempDir, tempdir};
 
@@ -125,10 +126,38 @@ async fn a_claim_takes_nothing_that_its_worker_cannot_finish() {
 async fn a_worker_is_given_only_kinds_that_it_can_do() {
     let bench = bench().await;
     bench.submit("samples", 1, 1.0).await;
-    let simulating = protocol::claim::Register { kinds: vec![Kind::Simulate], ..register("node02/cpu") };
+    let simulating = Register { kinds: vec![Kind::Simulate], ..register("node02/cpu") };
     let simulating = bench.queue.register(simulating).await.unwrap().worker;
     assert_eq!(bench.queue.claim(claim(simulating, 1)).await.unwrap(), Claimed::default());
     assert_eq!(bench.queue.claim(claim(worker(&bench.queue).await, 1)).await.unwrap().jobs.len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_is_given_only_precisions_that_its_device_computes_in() {
+    let bench = bench().await;
+    let mut mixed = plan("mixed", 3, 2);
+    for (condition, precision) in mixed.conditions.iter_mut().zip([Precision::Bfloat16, Precision::Half]) {
+        let Condition::Sample(sample) = &mut condition.spec else { panic!("it samples") };
+        sample.sampling.precision = precision;
+    }
+    bench.queue.submit(mixed).await.unwrap();
+    let v100 = Register { precisions: vec![Precision::Single, Precision::Half], ..register("node02/cuda:0") };
+    let v100 = bench.queue.register(v100).await.unwrap().worker;
+    let asked = Claim { loaded: vec![ConditionId(2)], ..claim(v100, 1) };
+    assert_eq!(bench.queue.claim(asked).await.unwrap().jobs[0].condition, ConditionId(2), "what is loaded first");
+    let given = bench.queue.claim(claim(v100, 10)).await.unwrap();
+    let conditions: BTreeSet<_> = given.jobs.iter().map(|job| job.condition.0).collect();
+    assert_eq!((given.jobs.len(), conditions), (3, BTreeSet::from([2, 3])), "never behind what it can't do");
+    assert_eq!(bench.queue.claim(claim(v100, 10)).await.unwrap(), Claimed::default());
+
+    // A job that failed comes back to who can do it, too.
+    let h100 = worker(&bench.queue).await;
+    let job = claim_one(&bench.queue, h100).await;
+    assert_eq!(job.condition, ConditionId(1));
+    bench.queue.fail(failed(h100, &job, FailureClass::Io, "the disk is away")).await.unwrap();
+    bench.clock.advance(Duration::from_secs(3600));
+    assert_eq!(bench.queue.claim(claim(v100, 10)).await.unwrap(), Claimed::default());
+    assert_eq!(bench.queue.claim(claim(h100, 10)).await.unwrap().jobs.len(), 2);
 }
 
 #[tokio::test]
@@ -183,7 +212,7 @@ async fn a_paused_experiment_gives_nothing_and_a_condition_that_cannot_be_read_s
 async fn device_time_is_charged_to_the_second_and_never_exceeds_what_a_worker_was_up() {
     let bench = bench().await;
     bench.submit("ledger", 5, 1.0).await;
-    let register = protocol::claim::Register { slots: 2, ..register("node03/cpu") };
+    let register = Register { slots: 2, ..register("node03/cpu") };
     let worker = bench.queue.register(register).await.unwrap().worker;
 
     let done = claim_one(&bench.queue, worker).await;

@@ -1,7 +1,7 @@
 //! Registering a worker, and handing jobs to it.
 
 use crate::ids::{ConditionId, Digest, Fence, JobId, Seed, WorkerId};
-use crate::job::{Condition, Kind};
+use crate::job::{Condition, Kind, Precision};
 use serde::{Deserialize, Serialize};
 
 /// `POST /api/v1/register`: a worker process introduces itself.
@@ -24,9 +24,17 @@ pub struct Register {
     pub batch: u32,
     /// What the worker can do.
     pub kinds: Vec<Kind>,
+    /// What its device computes in.
+    #[serde(default = "on_every_device")]
+    pub precisions: Vec<Precision>,
     /// How long until the worker's allocation ends; `None` if it does not.
     pub remaining_ms: Option<u64>,
     pub software: String,
+}
+
+/// What workers computed in before they said so.
+fn on_every_device() -> Vec<Precision> {
+    vec![Precision::Single, Precision::Half]
 }
 
 /// The coordinator's answer to [`Register`].

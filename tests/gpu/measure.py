@@ -23,7 +23,7 @@ IMAGE_PARTS = ["guided_step", "vae_forward"]
 SHARED = "guided_step_shared"
 LAYOUTS = ["contiguous_format", "channels_last"]
 STEPS_PER_IMAGE = 50
-# Issue: at most this share of PyTorch's seconds, and this many seconds an image on an H100.
+# Aim: at most this share of PyTorch's seconds, and this many seconds an image on an H100.
 TARGET_RATIO, TARGET_SECONDS = 0.8, 3.0
 # How many times PyTorch's deviation from single precision ours may be, in half: each is one draw of rounding, which free runs amplify.
 HALF_RATIO = 3.0
@@ -66,6 +66,13 @@ class Bench:
         out = run([sys.executable, HERE / "peer.py", name, "--device", self.device], limit, json.dumps(task))
         return json.loads(out.splitlines()[-1])
 
+    def narrow(self):
+        """The precisions of 16 bits that the worker computes in on the device, as its doctor tells."""
+        command = [self.worker, "doctor", "--device", self.device, "--json"]
+        report = subprocess.run(command, text=True, capture_output=True, timeout=180).stdout
+        found = {check["precision"] for check in json.loads(report or "{}").get("checks", [])}
+        return ["half", "bfloat16"] if "bf16" in found else ["half"]
+
     def sample(self, request, name):
         """The trace of a request, a file, and the request with absolute paths, a file too."""
         folder = self.scratch / name
@@ -78,7 +85,7 @@ class Bench:
         networks = ["--model", "sd21-base", "--random-weights"]
         if self.tiny:
             networks = ["--diffusion", MINIATURE / "sd", "--backbone", MINIATURE / "clip"]
-        shape = ["--half", "--size", self.size, "--batch", batch, "--steps", repeats, "--device", self.device]
+        shape = ["--precision", "half", "--size", self.size, "--batch", batch, "--steps", repeats, "--device", self.device]
         out = run([self.worker, "bench", *networks, *shape, "--parts", *parts, "--json"], 240)
         (found,) = json.loads(out)["batches"]
         return {part["name"]: part for part in found["parts"]}
@@ -156,14 +163,14 @@ def absolute(path):
 
 
 def parity(bench):
-    """The shipped cases against their goldens, in both precisions, and PyTorch's own deviation on the same device."""
+    """The shipped cases against their goldens, in every precision, and PyTorch's own deviation on the same device."""
     cases = [case for case in CASES if not bench.quick or case.name in QUICK_CASES]
-    theirs, why = {}, None
+    theirs, why, narrow = {}, None, bench.narrow()
     runs = [
         {"request": str(case / "request.json"), "prompt_from": str(case / "trace.safetensors"), "precision": precision}
         | {"out": str(bench.scratch / f"pytorch/{case.name}/{precision}.safetensors")}
         for case in cases
-        for precision in ("single", "half")
+        for precision in ("single", *narrow)
     ]
     try:
         bench.peer("trace", 300, runs=runs)
@@ -171,23 +178,25 @@ def parity(bench):
     except Failed as failure:
         why = str(failure)
         print(f"PyTorch has not run the cases: {why}\n", flush=True)
-    single, half = [], []
+    single, rounded = [], {precision: [] for precision in narrow}
     for case in cases:
         gold, meta = compare.load(case / "trace.safetensors"), json.loads((case / "meta.json").read_text())
         peer = lambda precision: theirs.get(str(bench.scratch / f"pytorch/{case.name}/{precision}.safetensors"))
         ours = ours_or_failure(bench, absolute(case / "request.json"), f"{case.name}/single")
         single.append({"case": case.name} | within(meta, gold, ours, peer("single")))
-        ours = ours_or_failure(bench, absolute(case / "request.json") | {"precision": "half"}, f"{case.name}/half")
-        half += [{"case": case.name} | row for row in deviations(gold, ours, peer("half"))]
+        for precision, rows in rounded.items():
+            ours = ours_or_failure(bench, absolute(case / "request.json") | {"precision": precision}, f"{case.name}/{precision}")
+            rows += [{"case": case.name} | row for row in deviations(gold, ours, peer(precision))]
     head = ["case, f32", "latents: ours", "PyTorch f32 here", "gradient: ours", "PyTorch f32 here", "out of tolerance"]
     table(head, [[row["case"], *row["latents_out"], *row["grad_latents"], ", ".join(row["bad"]) or "none"] for row in single])
-    print_half("case, f16", half)
-    ok = not any(row["bad"] for row in single) and all(row["ok"] for row in half)
-    return {"ok": ok, "single": single, "half": half, "pytorch_failed": why}
+    for precision, rows in rounded.items():
+        print_rounded(f"case, {precision}", rows)
+    ok = not any(row["bad"] for row in single) and all(row["ok"] for rows in rounded.values() for row in rows)
+    return {"ok": ok, "single": single, **rounded, "pytorch_failed": why}
 
 
-def print_half(what, rows):
-    table([what, "tensor", "ours: rms", "PyTorch f16: rms", "ratio", "ours: max", "PyTorch f16: max", "ok"], [row.values() for row in rows])
+def print_rounded(what, rows):
+    table([what, "tensor", "ours: rms", "PyTorch: rms", "ratio", "ours: max", "PyTorch: max", "ok"], [row.values() for row in rows])
     ratios = [row["ratio"] for row in rows if row["ratio"]]
     if ratios:
         print(f"geometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}\n", flush=True)
@@ -214,7 +223,7 @@ def within(meta, gold, ours, peer):
 
 
 def deviations(gold, ours, peer):
-    """Of each tensor that half precision moves: root mean square and largest difference from `gold`, ours and PyTorch's."""
+    """Of each tensor that rounding to 16 bits moves: root mean square and largest difference from `gold`, ours and PyTorch's."""
     for key in HALF_KEYS:
         if key not in gold:
             continue
@@ -262,7 +271,7 @@ def real_size(bench):
     single = [row | {"relative": row["ours_rms"] / row["rms"], "ok": row["ours_rms"] <= 1e-3 * row["rms"]} for row in single]
     half = [{"case": "real size"} | row for row in deviations(gold, ours["half"], theirs["half"])]
     table(["real size, f32", "rms of it", "rms of ours − PyTorch", "relative", "ok"], [row.values() for row in single])
-    print_half("f16", half)
+    print_rounded("real size, half", half)
     return {"ok": all(row["ok"] for row in single + half), "single": single, "half": half}
 
 

@@ -15,7 +15,7 @@ import networks, tensors
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-DTYPES = {"single": torch.float32, "half": torch.float16}
+DTYPES = {"single": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}
 PROMPT_TOKENS = 77
 
 
@@ -233,9 +233,9 @@ def noise(task, device):
             name, shape = f"{seed}/{height}x{width}", (1, 4, height, width)
             formula = philox_normals(seed, 4 * height * width).reshape(shape)
             found[f"formula/{name}"] = torch.from_numpy(formula).float()
-            for kind, dtype in DTYPES.items() if device.type == "cuda" else ():
+            for kind in ("single", "half") if device.type == "cuda" else ():
                 generator = torch.Generator(device).manual_seed(seed)
-                found[f"torch_{kind}/{name}"] = torch.randn(shape, generator=generator, device=device, dtype=dtype).float()
+                found[f"torch_{kind}/{name}"] = torch.randn(shape, generator=generator, device=device, dtype=DTYPES[kind]).float()
     tensors.write(pathlib.Path(task["out"]), found)
     return {}
 

@@ -1,7 +1,9 @@
 //! Which device a worker computes on.
 
 use braindive::Device;
+use braindive::device::has_bf16_kernels;
 use gpu::libraries::{self, Card, LibraryError};
+use protocol::job::Precision;
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,6 +27,11 @@ pub enum DeviceError {
     Libraries { device: DeviceName, source: LibraryError },
     #[error("{device} does not open: {reason}")]
     Open { device: DeviceName, reason: String },
+    #[error(
+        "{device} ({card}) does not compute in {precision}: that takes a card of compute capability 8.0 or higher, and a build for it \
+         (CUDA_COMPUTE_CAP=80); or use precision half or single"
+    )]
+    Precision { device: DeviceName, card: String, precision: Precision },
 }
 
 impl DeviceName {
@@ -67,6 +74,23 @@ impl DeviceName {
         match self {
             Self::Cpu => None,
             Self::Cuda(ordinal) => libraries::card(ordinal).ok(),
+        }
+    }
+
+    /// What the device computes in.
+    pub fn precisions(self) -> impl Iterator<Item = Precision> {
+        let has_bf16 = self == Self::Cpu || has_bf16_kernels() && self.card().is_some_and(|card| card.has_bf16());
+        Precision::ALL.into_iter().filter(move |&precision| has_bf16 || precision != Precision::Bfloat16)
+    }
+
+    /// That the device computes in `precision`.
+    ///
+    /// # Errors
+    /// It does not: [`DeviceError::Precision`].
+    pub fn require(self, precision: Precision) -> Result<(), DeviceError> {
+        match self.precisions().any(|computed| computed == precision) {
+            true => Ok(()),
+            false => Err(DeviceError::Precision { device: self, card: self.hardware(), precision }),
         }
     }
 
@@ -118,6 +142,13 @@ mod tests {
         for wrong in ["", "gpu", "cuda", "cuda:", "cuda:x", "cpu:0"] {
             assert!(wrong.parse::<DeviceName>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_cpu_computes_in_every_precision_and_a_card_that_is_not_there_not_in_bfloat16() {
+        assert_eq!(DeviceName::Cpu.precisions().collect::<Vec<_>>(), Precision::ALL);
+        let absent = DeviceName::Cuda(99).precisions().collect::<Vec<_>>();
+        assert_eq!(absent, [Precision::Single, Precision::Half]);
     }
 
     #[cfg(not(feature = "cuda"))]

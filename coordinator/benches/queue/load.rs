@@ -7,7 +7,7 @@ use anyhow::Context;
 use protocol::claim::{Claim, Claimed, Register, Registered};
 use protocol::endpoint::Endpoint;
 use protocol::ids::{ConditionId, WorkerId};
-use protocol::job::Kind;
+use protocol::job::{Kind, Precision};
 use protocol::outcome::{Closed, Completed, Disposition, JobResult, PhaseSeconds, SimulateResult};
 use protocol::version::{API_VERSION, SOFTWARE};
 use serde::de::DeserializeOwned;
@@ -77,6 +77,7 @@ impl Client {
             slots: 1,
             batch: 1,
             kinds: Kind::ALL.to_vec(),
+            precisions: Precision::ALL.to_vec(),
             remaining_ms: None,
             software: SOFTWARE.to_owned(),
         };

@@ -36,7 +36,8 @@ const SOLVERS: [(&str, Solver); 3] =
 const NOISE_LAYOUTS: [(&str, NoiseLayout); 2] =
     [("torch_cuda", NoiseLayout::TorchCuda), ("torch_cpu", NoiseLayout::TorchCpu)];
 const GRADIENTS: [(&str, Gradient); 2] = [("full", Gradient::Full), ("pred_x0", Gradient::PredX0)];
-const PRECISIONS: [(&str, Precision); 2] = [("single", Precision::Single), ("half", Precision::Half)];
+const PRECISIONS: [(&str, Precision); 3] =
+    [("single", Precision::Single), ("half", Precision::Half), ("bfloat16", Precision::Bfloat16)];
 
 /// Timesteps that Stable Diffusion was trained with: no schedule has more steps.
 const MOST_STEPS: i128 = 1000;

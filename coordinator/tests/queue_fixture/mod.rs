@@ -7,7 +7,7 @@ use protocol::claim::{Claim, ClaimedJob, Register};
 use protocol::heartbeat::{Activity, Heartbeat, Held, Progress};
 use protocol::ids::{ConditionId, Digest, Seed, WorkerId};
 use protocol::job::{
-    Condition, Input, Kind, ModelFolder, Models, Objective, SampleCondition, Sampling, Term, VoxelSet,
+    Condition, Input, Kind, ModelFolder, Models, Objective, Precision, SampleCondition, Sampling, Term, VoxelSet,
 };
 use protocol::outcome::{Completed, Failed, FailureClass, JobResult, PhaseSeconds, ProbeResult, SampleResult};
 use protocol::version::{API_VERSION, SOFTWARE};
@@ -96,6 +96,7 @@ pub fn register(name: &str) -> Register {
         slots: 1,
         batch: 1,
         kinds: Kind::ALL.to_vec(),
+        precisions: Precision::ALL.to_vec(),
         remaining_ms: None,
         software: SOFTWARE.to_owned(),
     }

@@ -58,6 +58,16 @@ impl Condition {
         }
     }
 
+    /// What its networks compute in.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::Sample(condition) => condition.sampling.precision,
+            Self::Prepare(_) | Self::Fit(_) | Self::Cluster(_) | Self::Score(_) | Self::Simulate(_) => {
+                Precision::Single
+            }
+        }
+    }
+
     /// Keys of the conditions whose products it reads.
     pub fn reads(&self) -> Vec<&Digest> {
         match self {

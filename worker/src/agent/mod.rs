@@ -36,6 +36,7 @@ use gaps::Gaps;
 use heartbeat::Heart;
 use protocol::claim::Never;
 use protocol::ids::WorkerId;
+use protocol::job::Precision;
 use ready::Ready;
 use signals::Request;
 use spool::{Left, Spool};
@@ -54,6 +55,8 @@ pub struct Identity {
     pub device_name: String,
     /// The driver's own name of the device, wherever it is plugged in; `None` for a CPU.
     pub device_uuid: Option<String>,
+    /// What the device computes in.
+    pub precisions: Vec<Precision>,
     /// How many batches run at a time.
     pub slots: u32,
     /// How many jobs a batch takes, as far as is known before the first.

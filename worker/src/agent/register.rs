@@ -47,6 +47,7 @@ fn introduction(settings: &Settings) -> Register {
         slots: identity.slots,
         batch: identity.batch,
         kinds: Kind::ALL.to_vec(),
+        precisions: identity.precisions.clone(),
         remaining_ms: settings.deadline.map(|deadline| deadline.left().as_millis() as u64),
         software: protocol::version::SOFTWARE.to_owned(),
     }
@@ -56,6 +57,7 @@ fn introduction(settings: &Settings) -> Register {
 mod tests {
     use super::*;
     use crate::agent::Identity;
+    use protocol::job::Precision;
     use std::time::Duration;
 
     #[test]
@@ -66,10 +68,13 @@ mod tests {
             device: "cuda:1".to_owned(),
             device_name: "Tesla V100-SXM2-16GB".to_owned(),
             device_uuid: Some("GPU-7c1e".to_owned()),
+            precisions: vec![Precision::Single, Precision::Half],
             slots: 1,
             batch: 4,
         };
         let settings = Settings { identity, spool: None, deadline: None, grace: Duration::ZERO };
-        assert_eq!(introduction(&settings).device_uuid.as_deref(), Some("GPU-7c1e"));
+        let introduction = introduction(&settings);
+        assert_eq!(introduction.device_uuid.as_deref(), Some("GPU-7c1e"));
+        assert_eq!(introduction.precisions, [Precision::Single, Precision::Half]);
     }
 }

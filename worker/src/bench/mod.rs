@@ -3,6 +3,7 @@
 mod measure;
 mod models;
 
+use crate::tasks::models::dtype;
 use braindive::device::Calls;
 use braindive::encoder::{Target, encode};
 use braindive::gradient::{Tracked, gradients};
@@ -15,6 +16,7 @@ use braindive::sampler::{Footprint, Item, Memory, Parameters, predict};
 use braindive::{DType, Device, Tensor};
 use measure::Cost;
 use models::Networks;
+use protocol::job::Precision;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -29,7 +31,7 @@ pub struct Plan {
     pub steps: u32,
     /// Images at a time; one after the other on the same networks.
     pub batches: Vec<usize>,
-    pub half: bool,
+    pub precision: Precision,
     /// Bytes.
     pub memory_limit: Option<u64>,
     /// Only these parts; all if empty.
@@ -51,7 +53,7 @@ pub enum Model {
 #[derive(Debug, Serialize)]
 pub struct Report {
     model: String,
-    precision: &'static str,
+    precision: Precision,
     /// Pixels.
     size: usize,
     device: String,
@@ -105,7 +107,7 @@ const PROMPT_TOKENS: usize = 77;
 impl Plan {
     /// Measures. Parts run one after the other, each as often as there are steps.
     pub fn run(&self, device: &Device, device_name: &str, hardware: String) -> anyhow::Result<Report> {
-        let dtype = if self.half { DType::F16 } else { DType::F32 };
+        let dtype = dtype(self.precision);
         let start = Instant::now();
         let networks = match &self.model {
             Model::Sd21Base => Networks::sd21_base(dtype, device)?,
@@ -120,7 +122,7 @@ impl Plan {
                 Model::Sd21Base => "sd21-base, random weights".to_owned(),
                 Model::Folders { diffusion, .. } => diffusion.display().to_string(),
             },
-            precision: if self.half { "half" } else { "single" },
+            precision: self.precision,
             size: self.size,
             device: device_name.to_owned(),
             hardware,

@@ -37,7 +37,7 @@ impl Networks {
                 dtype,
                 device: device.clone(),
             },
-            backbone: VisionTransformer::from_weights(VitConfig::open_clip(&vit), &weights(2, backbone_dtype(dtype)))?,
+            backbone: VisionTransformer::from_weights(VitConfig::open_clip(&vit), &weights(2, BACKBONE))?,
         })
     }
 
@@ -46,13 +46,11 @@ impl Networks {
         Ok(Self {
             diffusion: Diffusion::load(diffusion, dtype, device)
                 .with_context(|| format!("cannot load {}", diffusion.display()))?,
-            backbone: VisionTransformer::load(backbone, backbone_dtype(dtype), device)
+            backbone: VisionTransformer::load(backbone, BACKBONE, device)
                 .with_context(|| format!("cannot load {}", backbone.display()))?,
         })
     }
 }
 
 /// The encoder computes in full precision, as the authors' does.
-fn backbone_dtype(dtype: DType) -> DType {
-    if dtype == DType::F16 { DType::F32 } else { dtype }
-}
+const BACKBONE: DType = DType::F32;

@@ -4,6 +4,7 @@ use crate::bench;
 use crate::bytes::Bytes;
 use crate::device::DeviceName;
 use clap::Args;
+use protocol::job::Precision;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -29,9 +30,9 @@ pub struct Bench {
     /// Images at a time; of several numbers, each is measured on the same networks
     #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
     batch: Vec<u32>,
-    /// Compute UNet and decoder in half precision, as the paper ran
-    #[arg(long)]
-    half: bool,
+    /// What UNet and decoder compute in: single, half (as the paper ran) or bfloat16
+    #[arg(long, default_value_t = Precision::Single)]
+    precision: Precision,
     /// Keep within this much memory by computing blocks again, for example 12GiB
     #[arg(long, value_name = "BYTES")]
     memory_limit: Option<Bytes>,
@@ -49,6 +50,7 @@ pub struct Bench {
 impl Bench {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
+        self.device.require(self.precision)?;
         let plan = bench::Plan {
             model: match (self.diffusion, self.backbone) {
                 (Some(diffusion), Some(backbone)) => bench::Model::Folders { diffusion, backbone },
@@ -57,7 +59,7 @@ impl Bench {
             size: self.size,
             steps: self.steps,
             batches: self.batch.into_iter().map(|batch| batch as usize).collect(),
-            half: self.half,
+            precision: self.precision,
             memory_limit: self.memory_limit.map(Bytes::count),
             parts: self.parts,
         };

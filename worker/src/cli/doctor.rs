@@ -2,13 +2,12 @@
 
 use crate::bytes::Bytes;
 use crate::device::{DeviceError, DeviceName};
-use braindive::DType;
-use braindive::device::{DeviceMemory, has_bf16_kernels, memory};
+use crate::tasks::models::dtype;
+use braindive::device::{DeviceMemory, memory};
 use braindive::layers::{Finding, check};
 use clap::Args;
 #[cfg(feature = "cuda")]
 use gpu::libraries;
-use gpu::libraries::Card;
 use serde::Serialize;
 use std::fmt;
 
@@ -109,11 +108,8 @@ impl Report {
     fn make(name: DeviceName) -> Result<Self, DeviceError> {
         let device = name.open()?;
         let card = name.card();
-        let mut precisions = vec![DType::F32, DType::F16];
-        let has_bf16 = card.as_ref().is_some_and(Card::has_bf16) && has_bf16_kernels();
-        precisions.extend(has_bf16.then_some(DType::BF16));
         let checks: Vec<Checked> =
-            precisions.into_iter().flat_map(|dtype| check(&device, dtype)).map(Checked::from).collect();
+            name.precisions().flat_map(|precision| check(&device, dtype(precision))).map(Checked::from).collect();
         let memory: Option<DeviceMemory> = memory(&device).ok().flatten();
         Ok(Self {
             device: name.to_string(),

@@ -24,6 +24,7 @@ impl Sample {
     pub fn run(self) -> anyhow::Result<()> {
         let device = self.device.open()?;
         let request = request::Request::read(&self.request)?;
+        self.device.require(request.precision)?;
         by_hand::run(&request, &device, &self.device.to_string(), &self.out, self.trace)
     }
 }

@@ -78,6 +78,7 @@ impl Work {
             device: device_text.clone(),
             device_name: self.device.hardware(),
             device_uuid: self.device.uuid(),
+            precisions: self.device.precisions().collect(),
             slots: self.slots,
             batch: self.batch.uncounted() as u32,
         };

@@ -43,7 +43,8 @@ pub fn deviations(sampling: &Sampling, objective: &Objective, computed_in: DType
         note(true, format!("brain guidance only in steps i of n with {from} <= i/n < {to}"));
     }
     note(sampling.gradient == Gradient::PredX0, "guidance gradient without the UNet".to_owned());
-    note(computed_in != DType::F16, "UNet and VAE in single precision instead of half".to_owned());
+    let precision = if computed_in == DType::BF16 { "bfloat16" } else { "single" };
+    note(computed_in != DType::F16, format!("UNet and VAE in {precision} precision instead of half"));
     let is_one_mean = matches!(&objective.terms[..], [term] if term.weight == 1.0);
     note(!is_one_mean, "a weighted objective instead of one region's mean".to_owned());
     let over_the_predicted = objective.terms.iter().any(|term| term.denominator == term.voxels.len());
@@ -95,6 +96,7 @@ mod tests {
             assert!(matches!(&found[..], [one] if one.contains(words)), "{found:?}, expected {words}");
         }
         assert_eq!(deviations(&paper, &mean, DType::F32), ["UNet and VAE in single precision instead of half"]);
+        assert_eq!(deviations(&paper, &mean, DType::BF16), ["UNet and VAE in bfloat16 precision instead of half"]);
         let suppressed = Objective { terms: vec![Term { weight: -1.0, ..Term::mean("FFA", vec![1, 2]) }] };
         assert_eq!(deviations(&paper, &suppressed, DType::F16), ["a weighted objective instead of one region's mean"]);
     }

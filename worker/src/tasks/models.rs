@@ -213,6 +213,7 @@ pub fn dtype(precision: Precision) -> DType {
     match precision {
         Precision::Single => DType::F32,
         Precision::Half => DType::F16,
+        Precision::Bfloat16 => DType::BF16,
     }
 }
 

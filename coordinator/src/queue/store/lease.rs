@@ -10,7 +10,7 @@ use crate::queue::state::{Event, Job, State, apply};
 use protocol::claim::{Claim, Claimed, ClaimedCondition, ClaimedJob, Never, Register};
 use protocol::heartbeat::{Activity, Heartbeat, HeartbeatReply};
 use protocol::ids::{ConditionId, Fence, JobId, Seed, WorkerId};
-use protocol::job::Condition;
+use protocol::job::{Condition, Precision};
 use protocol::outcome::FailureClass;
 use sqlx::Row;
 use std::collections::HashSet;
@@ -42,6 +42,7 @@ struct Claimant {
     device_name: String,
     /// A JSON list.
     kinds: String,
+    precisions: Vec<Precision>,
     /// Why its device gets nothing.
     quarantine: Option<String>,
 }
@@ -74,10 +75,12 @@ impl Store {
         let now = self.clock.now();
         let key = worker.device_uuid.clone().unwrap_or_else(|| format!("{}/{}", worker.host, worker.device));
         let kinds = serde_json::to_string(&worker.kinds).map_err(|error| corrupt("a worker's kinds", error))?;
+        let precisions =
+            serde_json::to_string(&worker.precisions).map_err(|error| corrupt("a worker's precisions", error))?;
         let id = sqlx::query_scalar(
             "INSERT INTO worker (id, name, host, pid, device, device_name, device_key, slots, batch, kinds, deadline_at, software,
-                                 activity, registered_at, heartbeat_at)
-             VALUES (coalesce((SELECT max(id) + 1 FROM worker), ?13), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'working', ?12, ?12)
+                                 activity, registered_at, heartbeat_at, precisions)
+             VALUES (coalesce((SELECT max(id) + 1 FROM worker), ?13), ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 'working', ?12, ?12, ?14)
              RETURNING id",
         )
         .bind(&worker.name)
@@ -93,12 +96,13 @@ impl Store {
         .bind(&worker.software)
         .bind(now)
         .bind(first)
+        .bind(precisions)
         .fetch_one(&mut self.connection)
         .await?;
         Ok(WorkerId(id))
     }
 
-    /// Hands out ready jobs of kinds that the worker can do: highest priority first, then the experiment whose turn it is (see
+    /// Hands out ready jobs of kinds and in precisions that the worker can do: highest priority first, then the experiment whose turn it is (see
     /// [`share`]), then conditions that the worker has loaded, then the oldest job. A claim that still waits when its worker
     /// drains gets nothing: nobody would read the answer.
     pub async fn claim(&mut self, claim: &Claim) -> Result<Handed> {
@@ -123,7 +127,7 @@ impl Store {
             if handed.claimed.jobs.len() == max {
                 break;
             }
-            let ready = self.ready(&turn, &claim.loaded, max - handed.claimed.jobs.len()).await?;
+            let ready = self.ready(&turn, &claim.loaded, &claimant.precisions, max - handed.claimed.jobs.len()).await?;
             if ready.is_empty() {
                 continue;
             }
@@ -145,7 +149,7 @@ impl Store {
     /// What of a worker decides what it gets; `None` if it leaves.
     async fn claimant(&mut self, worker: WorkerId) -> Result<Option<Claimant>> {
         let row = sqlx::query(
-            "SELECT device, device_name, kinds, activity IN ('draining', 'gone') AS leaves,
+            "SELECT device, device_name, kinds, precisions, activity IN ('draining', 'gone') AS leaves,
                     (SELECT reason FROM quarantine WHERE quarantine.device_key = worker.device_key) AS quarantine
              FROM worker WHERE id = ?",
         )
@@ -160,6 +164,8 @@ impl Store {
             device: row.try_get("device")?,
             device_name: row.try_get("device_name")?,
             kinds: row.try_get("kinds")?,
+            precisions: serde_json::from_str(row.try_get("precisions")?)
+                .map_err(|error| corrupt("a worker's precisions", error))?,
             quarantine: row.try_get("quarantine")?,
         }))
     }
@@ -194,8 +200,33 @@ impl Store {
         .await?)
     }
 
-    /// Up to `max` jobs of an experiment that can be claimed now. Each part of the query is answered from an index.
-    async fn ready(&mut self, turn: &Turn, loaded: &[ConditionId], max: usize) -> Result<Vec<Ready>> {
+    /// Whether some of the experiment's conditions are in one of these precisions.
+    async fn has_conditions_in(&mut self, turn: &Turn, precisions: &[Precision]) -> Result<bool> {
+        if precisions.is_empty() {
+            return Ok(false);
+        }
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM condition INDEXED BY condition_by_precision
+                            WHERE experiment_id = ?1 AND precision IN (SELECT value FROM json_each(?2)))",
+        )
+        .bind(turn.id)
+        .bind(json_list(precisions)?)
+        .fetch_one(&mut self.connection)
+        .await?)
+    }
+
+    /// Up to `max` jobs of an experiment that can be claimed now, of conditions in these precisions. Each part of the query is answered
+    /// from an index, without looking at jobs that it leaves.
+    async fn ready(
+        &mut self,
+        turn: &Turn,
+        loaded: &[ConditionId],
+        precisions: &[Precision],
+        max: usize,
+    ) -> Result<Vec<Ready>> {
+        let (computed, lacking): (Vec<_>, Vec<_>) =
+            Precision::ALL.into_iter().partition(|precision| precisions.contains(precision));
+        let every_condition = !self.has_conditions_in(turn, &lacking).await?;
         let mut chosen: Vec<Ready> = sqlx::query_as(
             "SELECT id, condition_id, seed, fence, attempts, max_attempts, losses FROM (
                  -- Conditions whose models are in memory, best first.
@@ -208,18 +239,28 @@ impl Store {
                  -- What comes back from a back-off, so that people see soon whether it fails again.
                  SELECT * FROM (
                      SELECT job.*, 2 AS part, not_before AS place FROM job INDEXED BY job_ready
-                     WHERE experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?2
+                     WHERE ?5 AND experiment_id = ?1 AND state = 'ready' AND not_before > 0 AND not_before <= ?2
                      ORDER BY not_before, id LIMIT ?3)
                  UNION ALL
                  SELECT * FROM (
                      SELECT job.*, 3 AS part, 0 AS place FROM job INDEXED BY job_ready
-                     WHERE experiment_id = ?1 AND state = 'ready' AND not_before = 0 ORDER BY id LIMIT ?3)
+                     WHERE ?5 AND experiment_id = ?1 AND state = 'ready' AND not_before = 0 ORDER BY id LIMIT ?3)
+                 UNION ALL
+                 -- Where the device does not compute every condition: any jobs of those that it does, so that nothing is sorted.
+                 SELECT * FROM (
+                     SELECT job.*, 2 AS part, job.not_before AS place
+                     FROM json_each(?6) AS computed CROSS JOIN condition INDEXED BY condition_by_precision
+                         ON condition.experiment_id = ?1 AND condition.precision = computed.value
+                     CROSS JOIN job INDEXED BY job_by_state ON job.condition_id = condition.id AND job.state = 'ready'
+                     WHERE NOT ?5 AND job.not_before <= ?2 LIMIT ?3)
              ) ORDER BY part, place, id",
         )
         .bind(turn.id)
         .bind(self.clock.now())
         .bind(max as i64)
         .bind(json_list(loaded.iter().take(MAX_LOADED))?)
+        .bind(every_condition)
+        .bind(json_list(&computed)?)
         .fetch_all(&mut self.connection)
         .await?;
         let mut known = HashSet::new();

@@ -130,8 +130,8 @@ impl Store {
             return Ok((ConditionId(id), false));
         }
         let id = sqlx::query_scalar(
-            "INSERT INTO condition (experiment_id, key, subject, region, axes, spec, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "INSERT INTO condition (experiment_id, key, subject, region, axes, spec, precision, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
         .bind(experiment.0)
         .bind(planned.key.as_str())
@@ -139,6 +139,7 @@ impl Store {
         .bind(&planned.region)
         .bind(axes)
         .bind(spec)
+        .bind(planned.spec.precision().as_str())
         .bind(self.clock.now())
         .fetch_one(&mut self.connection)
         .await?;

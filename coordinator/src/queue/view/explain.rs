@@ -49,6 +49,8 @@ struct Workers {
     able: u64,
     /// That do not do this kind of work.
     other_kind: u64,
+    /// Whose device does not compute in its precision.
+    other_precision: u64,
     /// Whose device is quarantined.
     quarantined: u64,
     /// Whose allocation ends before the job would be done.
@@ -126,20 +128,22 @@ impl Snapshot {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(reading("what a condition needs"))?;
-        let workers = self.workers_for(experiment).await?;
+        let workers = self.workers_for(experiment, condition).await?;
         Ok(Surroundings { paused, breaker, needs, workers, ahead, ahead_by_priority })
     }
 
-    /// Which of the workers that claim jobs can take one of the experiment.
-    async fn workers_for(&mut self, experiment: i64) -> Result<Workers, ViewError> {
-        let claiming: Vec<(String, Option<i64>, bool, bool)> = sqlx::query_as(
+    /// Which of the workers that claim jobs can take one of the experiment's condition.
+    async fn workers_for(&mut self, experiment: i64, condition: i64) -> Result<Workers, ViewError> {
+        let claiming: Vec<(String, Option<i64>, bool, bool, bool)> = sqlx::query_as(
             "SELECT device_name, deadline_at - ?2,
                     (SELECT kind FROM experiment WHERE id = ?1) IN (SELECT value FROM json_each(worker.kinds)),
+                    (SELECT precision FROM condition WHERE id = ?3) IN (SELECT value FROM json_each(worker.precisions)),
                     EXISTS (SELECT 1 FROM quarantine WHERE quarantine.device_key = worker.device_key)
              FROM worker WHERE activity = 'working'",
         )
         .bind(experiment)
         .bind(self.now)
+        .bind(condition)
         .fetch_all(&mut *self.tx)
         .await
         .map_err(reading("the workers that claim jobs"))?;
@@ -155,13 +159,14 @@ impl Snapshot {
             histograms.entry(device).or_default().push((bucket, attempts));
         }
         let mut workers = Workers::default();
-        for (device, remaining, can, quarantined) in claiming {
+        for (device, remaining, can, computes, quarantined) in claiming {
             let takes = histograms.get(&device).and_then(|histogram| pace::p95(histogram));
             let too_late = takes.zip(remaining).is_some_and(|(takes, remaining)| takes * 1000.0 > remaining as f64);
-            let count = match (can, quarantined, too_late) {
+            let count = match (can, computes, quarantined, too_late) {
                 (false, ..) => &mut workers.other_kind,
-                (_, true, _) => &mut workers.quarantined,
-                (_, _, true) => &mut workers.too_late,
+                (_, false, ..) => &mut workers.other_precision,
+                (_, _, true, _) => &mut workers.quarantined,
+                (_, _, _, true) => &mut workers.too_late,
                 _ => &mut workers.able,
             };
             *count += 1;
@@ -257,10 +262,14 @@ fn ready(detail: &JobDetail, around: &Surroundings, now: i64) -> String {
             cause(detail.attempts.last())
         );
     }
-    let Workers { able, other_kind, quarantined, too_late } = around.workers;
+    let Workers { able, other_kind, other_precision, quarantined, too_late } = around.workers;
     if able == 0 {
         let reasons: Vec<String> = [
             (other_kind, "does other work"),
+            (
+                other_precision,
+                "has no device for bfloat16, which takes compute capability 8.0 or higher and a worker built for it",
+            ),
             (quarantined, "has a quarantined device, see `coordinator workers`"),
             (too_late, "must end before the job would be done"),
         ]
