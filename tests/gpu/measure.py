@@ -25,9 +25,11 @@ LAYOUTS = ["contiguous_format", "channels_last"]
 STEPS_PER_IMAGE = 50
 # Aim: at most this share of PyTorch's seconds, and this many seconds an image on an H100.
 TARGET_RATIO, TARGET_SECONDS = 0.8, 3.0
-# How many times PyTorch's deviation from single precision ours may be, in half: each is one draw of rounding, which free runs amplify.
-HALF_RATIO = 3.0
-HALF_KEYS = ["step.noise_pred", "step.grad_latents", "step.latents_out", "final.image", "final.voxels"]
+# How many times PyTorch's deviation from single precision ours may be in 16 bits: in the first noise that is predicted, which is smooth, and as
+# the geometric mean over free runs. A single run is one draw: a pixel that rounding moves across the decoder's clamp decides its gradient.
+FIRST_RATIO, RUNS_RATIO = 1.5, 2.0
+ROUNDED_KEYS = ["step.noise_pred", "step.grad_latents", "step.latents_out", "final.image", "final.voxels"]
+FIRST = "first noise_pred"
 SEEDS = [0, 1, 42, 123456789012]
 
 
@@ -189,17 +191,19 @@ def parity(bench):
             rows += [{"case": case.name} | row for row in deviations(gold, ours, peer(precision))]
     head = ["case, f32", "latents: ours", "PyTorch f32 here", "gradient: ours", "PyTorch f32 here", "out of tolerance"]
     table(head, [[row["case"], *row["latents_out"], *row["grad_latents"], ", ".join(row["bad"]) or "none"] for row in single])
-    for precision, rows in rounded.items():
-        print_rounded(f"case, {precision}", rows)
-    ok = not any(row["bad"] for row in single) and all(row["ok"] for rows in rounded.values() for row in rows)
+    rounded = {precision: judge_rounded(f"case, {precision}", rows) for precision, rows in rounded.items()}
+    ok = not any(row["bad"] for row in single) and all(found["ok"] for found in rounded.values())
     return {"ok": ok, "single": single, **rounded, "pytorch_failed": why}
 
 
-def print_rounded(what, rows):
+def judge_rounded(what, rows):
+    """Prints deviations in 16 bits; whether they are near PyTorch's, where those are known."""
     table([what, "tensor", "ours: rms", "PyTorch: rms", "ratio", "ours: max", "PyTorch: max", "ok"], [row.values() for row in rows])
-    ratios = [row["ratio"] for row in rows if row["ratio"]]
-    if ratios:
-        print(f"geometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}\n", flush=True)
+    ratios = [row["ratio"] for row in rows if row["ratio"] and row["tensor"] != FIRST]
+    mean = statistics.geometric_mean(ratios) if ratios else None
+    if mean:
+        print(f"geometric mean of the ratios of runs: {mean:.2f}, target at most {RUNS_RATIO}\n", flush=True)
+    return {"ok": all(row["ok"] for row in rows) and (mean is None or mean <= RUNS_RATIO), "ratio": mean, "rows": rows}
 
 
 def ours_or_failure(bench, request, name):
@@ -224,16 +228,17 @@ def within(meta, gold, ours, peer):
 
 def deviations(gold, ours, peer):
     """Of each tensor that rounding to 16 bits moves: root mean square and largest difference from `gold`, ours and PyTorch's."""
-    for key in HALF_KEYS:
+    for name in (FIRST, *ROUNDED_KEYS):
+        key = "step.noise_pred" if name == FIRST else name
         if key not in gold:
             continue
-        expected = gold[key][1]
-        mine, other = (trace[key][1] if trace and key in trace else None for trace in (ours, peer))
+        count = len(gold[key][1]) // (gold[key][0][0] if name == FIRST else 1)
+        expected, mine, other = (trace[key][1][:count] if trace and key in trace else None for trace in (gold, ours, peer))
         measures = [[measure(expected, values) if values else None for values in (mine, other)] for measure in (rms, largest)]
         (our_rms, their_rms), (our_max, their_max) = measures
         times = ratio(our_rms, their_rms)
-        ok = our_rms is not None and math.isfinite(our_rms) and (times is None or times <= HALF_RATIO)
-        yield {"tensor": key, "ours_rms": our_rms, "pytorch_rms": their_rms, "ratio": times, "ours_max": our_max, "pytorch_max": their_max, "ok": ok}
+        ok = our_rms is not None and math.isfinite(our_rms) and (times is None or name != FIRST or times <= FIRST_RATIO)
+        yield {"tensor": name, "ours_rms": our_rms, "pytorch_rms": their_rms, "ratio": times, "ours_max": our_max, "pytorch_max": their_max, "ok": ok}
 
 
 def rms(expected, found):
@@ -266,13 +271,13 @@ def real_size(bench):
     ours = {precision: compare.load(trace) for precision, (trace, _) in traces.items()}
     gold, zeros = theirs["single"], lambda key: [0.0] * len(theirs["single"][key][1])
     single = [
-        {"tensor": key, "rms": rms(zeros(key), gold[key][1]), "ours_rms": rms(gold[key][1], ours["single"][key][1])} for key in HALF_KEYS
+        {"tensor": key, "rms": rms(zeros(key), gold[key][1]), "ours_rms": rms(gold[key][1], ours["single"][key][1])} for key in ROUNDED_KEYS
     ]
     single = [row | {"relative": row["ours_rms"] / row["rms"], "ok": row["ours_rms"] <= 1e-3 * row["rms"]} for row in single]
     half = [{"case": "real size"} | row for row in deviations(gold, ours["half"], theirs["half"])]
     table(["real size, f32", "rms of it", "rms of ours − PyTorch", "relative", "ok"], [row.values() for row in single])
-    print_rounded("real size, half", half)
-    return {"ok": all(row["ok"] for row in single + half), "single": single, "half": half}
+    half = judge_rounded("half", half)
+    return {"ok": half["ok"] and all(row["ok"] for row in single), "single": single, "half": half}
 
 
 def speed(bench):
