@@ -15,10 +15,12 @@ use std::{env, fs, io};
 const ELEMENTS: [&str; 3] = ["F32", "F16", "BF16"];
 
 /// PTX for the oldest cards that are served runs on every newer one: the driver translates it.
-fn architecture(element: &str) -> &'static str {
-    match element {
+fn architecture(element: &str, nvcc_release: u32) -> &'static str {
+    match (element, nvcc_release) {
         // None before multiplies matrices of brain floats.
-        "BF16" => "compute_80",
+        ("BF16", _) => "compute_80",
+        // It knows Volta no more.
+        (_, 13..) => "compute_75",
         _ => "compute_70",
     }
 }
@@ -53,15 +55,13 @@ fn stand_in(folder: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Compiles `kernels/*.cu`, together as one unit and once per element type, into `OUT_DIR/<element>.ptx`.
 fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "NVCC_CCBIN"] {
+    for variable in ["NVCC", "PATH", "CUDA_HOME", "CUDA_PATH", "NVCC_CCBIN"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed=kernels");
     let kernels = env::current_dir()?.join("kernels");
     let nvcc = nvcc()?;
-    let (major, minor) = release(&nvcc)?;
-    println!("cargo::rustc-env=GPU_CUDA_MAJOR={major}");
-    println!("cargo::rustc-env=GPU_CUDA_MINOR={minor}");
+    let release = release(&nvcc)?;
 
     let unit = out.join("kernels.cu");
     let mut sources: Vec<PathBuf> = match fs::read_dir(&kernels) {
@@ -76,7 +76,7 @@ fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
     for element in ELEMENTS {
         let ptx = out.join(format!("{}.ptx", element.to_lowercase()));
         let mut command = Command::new(&nvcc);
-        command.args(["--ptx", "-std=c++17", "-O3", "-arch", architecture(element)]);
+        command.args(["--ptx", "-std=c++17", "-O3", "-arch", architecture(element, release)]);
         command.arg(format!("-DELEMENT_{element}")).arg("-I").arg(&kernels);
         if let Some(compiler) = env::var_os("NVCC_CCBIN") {
             command.arg("-allow-unsupported-compiler").arg("-ccbin").arg(compiler);
@@ -106,14 +106,11 @@ fn nvcc() -> Result<PathBuf, String> {
     })
 }
 
-/// The release of CUDA that the compiler belongs to, which its PTX needs of a driver.
-fn release(nvcc: &Path) -> Result<(u32, u32), String> {
+/// The major release of CUDA that the compiler belongs to.
+fn release(nvcc: &Path) -> Result<u32, String> {
     let output = Command::new(nvcc).arg("--version").output();
     let output = output.map_err(|error| format!("{} does not start: {error}", nvcc.display()))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let number = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
-    let parts = number.and_then(|number| number.trim().split_once('.'));
-    parts
-        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
-        .ok_or_else(|| format!("{} --version names no release of CUDA: {said}", nvcc.display()))
+    let major = said.split("release ").nth(1).and_then(|rest| rest.split('.').next()?.trim().parse().ok());
+    major.ok_or_else(|| format!("{} --version names no release of CUDA: {said}", nvcc.display()))
 }

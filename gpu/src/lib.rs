@@ -5,10 +5,12 @@ mod element;
 pub mod emulation;
 mod launch;
 pub mod libraries;
-#[cfg(feature = "ptx")]
 mod ptx;
 
 pub use element::Element;
 pub use launch::{Argument, Grid, LARGE_SHARED_BYTES, SHARED_BYTES};
+pub use ptx::Needs;
+#[cfg(all(feature = "ptx", feature = "libraries"))]
+pub use ptx::needs;
 #[cfg(feature = "ptx")]
-pub use ptx::{CUDA_VERSION, ptx};
+pub use ptx::ptx;

@@ -1,11 +1,15 @@
 //! What a process learns of its cards, from a driver that a C compiler makes here.
 
+use gpu::Needs;
 use gpu::libraries::{Driver, devices};
 use std::path::Path;
 use std::process::Command;
 
 /// Set for the child process that asks the driver; its value is what it asks for.
 const CHILD: &str = "CARDS_TEST_ASKS";
+
+/// What kernels for every card from V100 on need.
+const KERNELS: Needs = Needs { cuda: (12, 4), capability: (7, 0), exactly: false };
 
 /// A folder with a driver in it, for LD_LIBRARY_PATH.
 fn driver() -> tempfile::TempDir {
@@ -35,7 +39,7 @@ fn answer() {
         Ok("cards") => match devices() {
             Ok(cards) => cards.iter().for_each(|card| {
                 println!("answer: {card:?}");
-                println!("answer: {:?}", card.supported().map_err(|error| error.to_string()));
+                println!("answer: {:?}", card.runs(KERNELS).map_err(|error| error.to_string()));
             }),
             Err(error) => println!("answer: {error}"),
         },
@@ -104,9 +108,15 @@ fn a_driver_that_does_not_start_says_why_and_what_to_do() {
 fn a_card_that_is_too_old_says_so() {
     let folder = driver();
     let said = ask(folder.path(), "cards", &[("DRIVER_CARD", "Tesla P100-PCIE-16GB"), ("DRIVER_CAPABILITY", "60")]);
-    let expected =
-        "Err(\"cuda:0 is a Tesla P100-PCIE-16GB of compute capability 6.0, and the kernels need 7.0 (V100) or newer\")";
+    let expected = "Err(\"cuda:0 is a Tesla P100-PCIE-16GB of compute capability 6.0, and this build's kernels need 7.0 or newer; ";
     assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn a_part_of_a_card_has_an_identity_of_its_own() {
+    let folder = driver();
+    let said = ask(folder.path(), "cards", &[("DRIVER_MIG", "1")]);
+    assert!(said.contains("uuid: \"MIG-01112233-4455-6677-8899-aabbccddeeff\""), "{said}");
 }
 
 #[test]

@@ -40,7 +40,9 @@ int cuDeviceGetUuid(unsigned char *uuid, int device) {
 }
 
 int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
-    return cuDeviceGetUuid(uuid, device);
+    cuDeviceGetUuid(uuid, device);
+    uuid[0] = setting("DRIVER_MIG", 0);
+    return device;
 }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {

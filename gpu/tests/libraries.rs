@@ -13,6 +13,8 @@ const CHILD: &str = "LIBRARIES_TEST_CALLS";
 
 /// Minor version of a cuDNN without its parts.
 const TORN: u32 = 1;
+/// Minor version of a cuDNN of CUDA 13, which the driver does not serve.
+const FOR_CUDA_13: u32 = 2;
 
 /// A folder with libraries that have every function and do nothing, but for the driver, which tells of a V100, and cuDNN, which tells its
 /// version.
@@ -24,16 +26,19 @@ fn libraries(cudnn_minor: u32) -> tempfile::TempDir {
         let name = library.names()[0];
         let source = folder.path().join(format!("{name}.c"));
         let define = |function| format!("__attribute__((weak)) int {function}(void) {{ return 0; }}\n");
-        let mut text = functions(library).map(define).collect::<String>();
+        let mut text: String =
+            functions(library).filter(|&function| function != "cudnnGetCudartVersion").map(define).collect();
         if library == Library::Cudnn {
             text += &format!(
-                "int cudnnGetProperty(int k, int *v) {{ *v = k == 0 ? 9 : k == 1 ? {cudnn_minor} : 0; return 0; }}\n"
+                "int cudnnGetProperty(int k, int *v) {{ *v = k == 0 ? 9 : k == 1 ? {cudnn_minor} : 0; return 0; }}\n\
+                 unsigned long cudnnGetCudartVersion(void) {{ return {}; }}\n",
+                if cudnn_minor == FOR_CUDA_13 { 13000 } else { 12040 }
             );
         }
         fs::write(&source, text).expect("a file can be written");
         // The parts of cuDNN 9 are only looked for.
         if library == Library::Cudnn && cudnn_minor != TORN {
-            for part in ["graph", "ops", "cnn"] {
+            for part in ["graph", "ops", "cnn", "heuristic", "engines_precompiled"] {
                 fs::write(folder.path().join(format!("libcudnn_{part}.so.9")), "").expect("a file can be written");
             }
         }
@@ -84,6 +89,12 @@ fn a_volta_card_does_without_a_cudnn_that_dropped_it() {
 #[test]
 fn a_cudnn_without_its_parts_is_left_alone() {
     let said = answers("loaded", TORN);
+    assert_eq!(said, ["cuBLASLt, cuBLAS, cuRAND, NVRTC", "no cuDNN", "1, Tesla V100-SXM2-16GB"]);
+}
+
+#[test]
+fn a_cudnn_of_a_newer_cuda_than_the_drivers_is_left_alone() {
+    let said = answers("loaded", FOR_CUDA_13);
     assert_eq!(said, ["cuBLASLt, cuBLAS, cuRAND, NVRTC", "no cuDNN", "1, Tesla V100-SXM2-16GB"]);
 }
 

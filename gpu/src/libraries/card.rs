@@ -1,9 +1,8 @@
 //! The cards that a process sees.
 
+use super::driver::Uuid;
 use super::{Driver, LibraryError};
-
-/// The lowest compute capability that the kernels are compiled for: V100.
-pub const OLDEST: (u32, u32) = (7, 0);
+use crate::Needs;
 
 /// A card, as the driver tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +11,7 @@ pub struct Card {
     pub ordinal: u32,
     /// `Tesla V100-SXM2-16GB`
     pub name: String,
-    /// `GPU-7c1e0a52-…`, as nvidia-smi prints it.
+    /// `GPU-7c1e0a52-…`, or `MIG-…` of a part of a card, as `nvidia-smi -L` prints it.
     pub uuid: String,
     /// (7, 0) for a V100, (9, 0) for an H100.
     pub capability: (u32, u32),
@@ -25,12 +24,12 @@ pub struct Card {
 }
 
 impl Card {
-    /// Whether the kernels run on it.
-    pub fn supported(&self) -> Result<(), LibraryError> {
-        if self.capability < OLDEST {
-            return Err(LibraryError::OldCard { card: Box::new(self.clone()) });
+    /// Whether kernels that need `kernels` run on it.
+    pub fn runs(&self, kernels: Needs) -> Result<(), LibraryError> {
+        match kernels.met_by(self.capability) {
+            true => Ok(()),
+            false => Err(LibraryError::OtherCard { card: Box::new(self.clone()), kernels }),
         }
-        Ok(())
     }
 
     /// Whether it computes in bf16, as Ampere and later do.
@@ -45,15 +44,13 @@ pub fn devices() -> Result<Vec<Card>, LibraryError> {
     (0..driver.count()?).map(|ordinal| describe(driver, ordinal)).collect()
 }
 
-/// The card that `cuda:N` names, if the kernels run on it.
+/// The card that `cuda:N` names.
 pub fn card(ordinal: u32) -> Result<Card, LibraryError> {
     let cards = devices()?;
     let names: Vec<String> = cards.iter().map(|card| format!("cuda:{} {}", card.ordinal, card.name)).collect();
     let seen = cards.len();
     let found = cards.into_iter().find(|card| card.ordinal == ordinal);
-    let card = found.ok_or_else(|| LibraryError::NoSuchCard { ordinal, seen, names: names.join(", ") })?;
-    card.supported()?;
-    Ok(card)
+    found.ok_or_else(|| LibraryError::NoSuchCard { ordinal, seen, names: names.join(", ") })
 }
 
 fn describe(driver: &Driver, ordinal: u32) -> Result<Card, LibraryError> {
@@ -69,10 +66,11 @@ fn describe(driver: &Driver, ordinal: u32) -> Result<Card, LibraryError> {
     })
 }
 
-fn uuid(bytes: [u8; 16]) -> String {
-    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+fn uuid(Uuid { own, card }: Uuid) -> String {
+    let kind = if own == card { "GPU" } else { "MIG" };
+    let hex: Vec<String> = own.iter().map(|byte| format!("{byte:02x}")).collect();
     let parts = [&hex[..4], &hex[4..6], &hex[6..8], &hex[8..10], &hex[10..]];
-    format!("GPU-{}", parts.map(|part| part.concat()).join("-"))
+    format!("{kind}-{}", parts.map(|part| part.concat()).join("-"))
 }
 
 #[cfg(test)]
@@ -82,6 +80,7 @@ mod tests {
     #[test]
     fn a_uuid_is_written_as_nvidia_smi_writes_it() {
         let bytes = std::array::from_fn(|place| (place * 17) as u8);
-        assert_eq!(uuid(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(uuid(Uuid { own: bytes, card: bytes }), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(uuid(Uuid { own: bytes, card: [0; 16] }), "MIG-00112233-4455-6677-8899-aabbccddeeff");
     }
 }

@@ -11,11 +11,13 @@ const SUCCESS: c_int = 0;
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`
 const CAPABILITY: [c_int; 2] = [75, 76];
 
-/// The CUDA that a driver must serve to take this build's kernels.
-#[cfg(feature = "ptx")]
-const NEEDED: Option<(u32, u32)> = Some(crate::CUDA_VERSION);
-#[cfg(not(feature = "ptx"))]
-const NEEDED: Option<(u32, u32)> = None;
+/// The CUDA that a driver must serve to take this program's kernels; it has none without the features.
+fn needed() -> Option<(u32, u32)> {
+    #[cfg(all(feature = "ptx", feature = "libraries"))]
+    return crate::needs().map(|needs| needs.cuda);
+    #[cfg(not(all(feature = "ptx", feature = "libraries")))]
+    None
+}
 
 /// The driver's library, started.
 #[derive(Debug)]
@@ -30,9 +32,20 @@ struct Calls {
     get_count: unsafe extern "C" fn(*mut c_int) -> c_int,
     get: unsafe extern "C" fn(*mut Ordinal, c_int) -> c_int,
     get_name: unsafe extern "C" fn(*mut c_char, c_int, Ordinal) -> c_int,
-    get_uuid: unsafe extern "C" fn(*mut [u8; 16], Ordinal) -> c_int,
+    get_uuid: GetUuid,
+    /// Drivers before 470 lack it.
+    get_own_uuid: Option<GetUuid>,
     get_attribute: unsafe extern "C" fn(*mut c_int, c_int, Ordinal) -> c_int,
     total_memory: unsafe extern "C" fn(*mut usize, Ordinal) -> c_int,
+}
+
+type GetUuid = unsafe extern "C" fn(*mut [u8; 16], Ordinal) -> c_int;
+
+/// A device's identity. It is its card's, but for a part of a card (MIG).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Uuid {
+    pub own: [u8; 16],
+    pub card: [u8; 16],
 }
 
 impl Driver {
@@ -56,7 +69,7 @@ impl Driver {
         check("cuDriverGetVersion", unsafe { get_version(&raw mut version) })?;
         let version = u32::try_from(version).unwrap_or(0);
         let cuda = (version / 1000, version % 1000 / 10);
-        if let Some(needed) = NEEDED.filter(|needed| cuda < *needed) {
+        if let Some(needed) = needed().filter(|needed| cuda < *needed) {
             return Err(LibraryError::OldDriver { release: release(), found: cuda, needed });
         }
         // SAFETY: flags must be 0.
@@ -71,6 +84,7 @@ impl Driver {
                 get: file.function("cuDeviceGet")?,
                 get_name: file.function("cuDeviceGetName")?,
                 get_uuid: file.function("cuDeviceGetUuid")?,
+                get_own_uuid: file.function("cuDeviceGetUuid_v2").ok(),
                 get_attribute: file.function("cuDeviceGetAttribute")?,
                 total_memory: file.function("cuDeviceTotalMem_v2")?,
             }
@@ -115,11 +129,14 @@ impl Driver {
         Ok(String::from_utf8_lossy(text).trim().to_owned())
     }
 
-    pub(super) fn uuid(&self, device: Ordinal) -> Result<[u8; 16], LibraryError> {
-        let mut uuid = [0; 16];
-        // SAFETY: it writes a CUuuid, 16 bytes.
-        check("cuDeviceGetUuid", unsafe { (self.calls.get_uuid)(&raw mut uuid, device) })?;
-        Ok(uuid)
+    pub(super) fn uuid(&self, device: Ordinal) -> Result<Uuid, LibraryError> {
+        let get = |function: GetUuid| {
+            let mut uuid = [0; 16];
+            // SAFETY: it writes a CUuuid, 16 bytes.
+            check("cuDeviceGetUuid", unsafe { function(&raw mut uuid, device) }).map(|()| uuid)
+        };
+        let card = get(self.calls.get_uuid)?;
+        Ok(Uuid { own: self.calls.get_own_uuid.map_or(Ok(card), get)?, card })
     }
 
     pub(super) fn capability(&self, device: Ordinal) -> Result<(u32, u32), LibraryError> {

@@ -1,6 +1,7 @@
 //! Why a GPU cannot be used.
 
-use super::{Card, Library, OLDEST};
+use super::{Card, Library};
+use crate::Needs;
 
 /// Why a GPU cannot be used: one line, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,15 +34,23 @@ pub enum LibraryError {
     #[error("there is no cuda:{ordinal}: this process sees {} ({}); CUDA_VISIBLE_DEVICES and Slurm's `--gpus` choose them", count(*.seen), .names)]
     NoSuchCard { ordinal: u32, seen: usize, names: String },
     #[error(
-        "cuda:{} is a {} of compute capability {}.{}, and the kernels need {}.{} (V100) or newer",
-        .card.ordinal, .card.name, .card.capability.0, .card.capability.1, OLDEST.0, OLDEST.1
+        "cuda:{} is a {} of compute capability {}, and this build's kernels need {}{}; a build with CUDA_COMPUTE_CAP=70 runs on V100 and every newer card",
+        .card.ordinal, .card.name, version(.card.capability), version(.kernels.capability), if .kernels.exactly { " alone" } else { " or newer" }
     )]
-    OldCard { card: Box<Card> },
+    OtherCard { card: Box<Card>, kernels: Needs },
     #[error(
-        "{file} serves no card of compute capability {}.{} (cuda:{}, {}): CUDA 13 and cuDNN 9.11 dropped Volta; load older ones (`module load cuda/12`)",
-        .card.capability.0, .card.capability.1, .card.ordinal, .card.name
+        "this build's kernels are empty, as a stand-in for nvcc makes them: `cargo clean -p candle-kernels -p gpu`, and build with nvcc"
+    )]
+    NoKernels,
+    #[error(
+        "{file} serves no card of compute capability {} (cuda:{}, {}): CUDA 13 and cuDNN 9.11 dropped Volta; load older ones (`module load cuda/12`)",
+        version(.card.capability), .card.ordinal, .card.name
     )]
     NewLibrary { file: String, card: Box<Card> },
+    #[error("{file} is of CUDA {made_for}, and the driver serves CUDA {}: load one that is not newer (`module load cuda/{}`)", version(*.served), .served.0)]
+    NewerThanDriver { file: String, made_for: u32, served: (u32, u32) },
+    #[error("{file} is not cuDNN 9, which this build is for")]
+    OtherCudnn { file: String },
 }
 
 fn version((major, minor): (u32, u32)) -> String {
@@ -88,6 +97,8 @@ fn name_of(code: i32) -> String {
         802 => "CUDA_ERROR_SYSTEM_NOT_READY",
         803 => "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
         804 => "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
+        805 => "CUDA_ERROR_MPS_CONNECTION_FAILED",
+        807 => "CUDA_ERROR_MPS_SERVER_NOT_READY",
         999 => "CUDA_ERROR_UNKNOWN",
         _ => return format!("CUresult {code}"),
     };
@@ -105,6 +116,7 @@ fn advice_on(code: i32) -> &'static str {
             ": library and kernel module are of different drivers, as after an update without a restart; tell the node's administrators"
         }
         804 => ": a package of forward compatibility is on LD_LIBRARY_PATH, and this card takes none; take it off",
+        805 | 807 => ": the node shares its cards by MPS, whose server does not answer; tell its administrators",
         999 => ": `nvidia-smi` on this node may tell more",
         _ => "",
     }

@@ -27,7 +27,7 @@ impl Library {
             Self::CuBlas => &["libcublas.so.12", "libcublas.so.13", "libcublas.so", "libcublas.so.11"],
             Self::CuRand => &["libcurand.so.10", "libcurand.so"],
             Self::Nvrtc => &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so", "libnvrtc.so.11.2"],
-            Self::Cudnn => &["libcudnn.so.9", "libcudnn.so", "libcudnn.so.8"],
+            Self::Cudnn => &["libcudnn.so.9", "libcudnn.so"],
         }
     }
 
@@ -77,12 +77,15 @@ pub struct LibraryFile {
 }
 
 impl LibraryFile {
-    /// Opens the first that there is: where the dynamic linker looks (LD_LIBRARY_PATH, its cache), then in the toolkit's folder.
+    /// Opens the first that there is: where the dynamic linker looks (LD_LIBRARY_PATH, its cache), then in the toolkit's folder and in conda's.
     pub(super) fn open(library: Library) -> Result<Self, LibraryError> {
         let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
         let toolkits: Vec<PathBuf> = match library {
             Library::Driver => Vec::new(),
-            _ => homes.chain(["/usr/local/cuda".into()]).map(|home| home.join("lib64")).collect(),
+            _ => {
+                let conda = env::var_os("CONDA_PREFIX").map(|prefix| PathBuf::from(prefix).join("lib"));
+                homes.chain(["/usr/local/cuda".into()]).map(|home| home.join("lib64")).chain(conda).collect()
+            }
         };
         let names = library.names().iter().map(PathBuf::from);
         let under = toolkits.iter().flat_map(|folder| library.names().iter().map(move |name| folder.join(name)));
@@ -107,6 +110,21 @@ impl LibraryFile {
 
     pub fn library(&self) -> Library {
         self.library
+    }
+
+    /// The major release of CUDA whose driver it needs; `None` of libraries that have a numbering of their own and do not tell.
+    #[cfg(feature = "libraries")]
+    pub(super) fn made_for(&self) -> Option<u32> {
+        match self.library {
+            Library::CuBlasLt | Library::CuBlas | Library::Nvrtc => Some(self.version()?.0),
+            Library::Cudnn => {
+                // SAFETY: cudnn.h declares it so.
+                let version =
+                    unsafe { self.function::<unsafe extern "C" fn() -> usize>("cudnnGetCudartVersion").ok()?() };
+                u32::try_from(version / 1000).ok()
+            }
+            Library::Driver | Library::CuRand => None,
+        }
     }
 
     /// The version that the library tells of itself: 12.4.5 for the cuBLAS of CUDA 12.4. The driver's is of another kind.
@@ -156,14 +174,11 @@ impl LibraryFile {
     #[cfg(feature = "libraries")]
     pub(super) fn whole(&self) -> Result<(), LibraryError> {
         let path = self.path();
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if !real.to_string_lossy().contains(".so.9") {
-            return Ok(());
-        }
-        for part in ["libcudnn_graph.so.9", "libcudnn_ops.so.9", "libcudnn_cnn.so.9"] {
-            let beside = path.with_file_name(part);
+        for part in ["graph", "ops", "cnn", "heuristic", "engines_precompiled"] {
+            let part = format!("libcudnn_{part}.so.9");
+            let beside = path.with_file_name(&part);
             // SAFETY: as in `open`; it is closed again.
-            if !beside.exists() && unsafe { Handle::open(Some(part), RTLD_NOW | RTLD_LOCAL) }.is_err() {
+            if !beside.exists() && unsafe { Handle::open(Some(&part), RTLD_NOW | RTLD_LOCAL) }.is_err() {
                 let reason = format!("{part} is not beside it");
                 return Err(LibraryError::Broken { library: self.library, file: path.display().to_string(), reason });
             }

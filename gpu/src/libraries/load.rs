@@ -59,8 +59,10 @@ impl Loaded {
         [&self.cublas_lt, &self.cublas, &self.curand, &self.nvrtc].into_iter().chain(self.cudnn.as_ref().ok())
     }
 
-    /// Whether the libraries that every computation needs have kernels for a card.
+    /// Whether a card runs this program's kernels, and the libraries that every computation needs have some for it.
     pub fn serve(&self, card: &Card) -> Result<(), LibraryError> {
+        #[cfg(feature = "ptx")]
+        card.runs(crate::needs().ok_or(LibraryError::NoKernels)?)?;
         [&self.cublas_lt, &self.cublas].into_iter().try_for_each(|file| serves(file, card, FIRST_WITHOUT_VOLTA))
     }
 
@@ -78,15 +80,22 @@ pub fn cudnn() -> Option<&'static LibraryFile> {
 /// cuDNN, if it has kernels for every card that this process sees.
 fn open_cudnn() -> Result<LibraryFile, LibraryError> {
     let file = open(Library::Cudnn)?;
+    if file.version().is_none_or(|(major, ..)| major != 9) {
+        return Err(LibraryError::OtherCudnn { file: file.to_string() });
+    }
     file.whole()?;
     devices()?.iter().try_for_each(|card| serves(&file, card, FIRST_CUDNN_WITHOUT_VOLTA))?;
     Ok(file)
 }
 
+/// Whether a library has kernels for a card, and runs on its driver.
 fn serves(file: &LibraryFile, card: &Card, first_without_volta: (u32, u32, u32)) -> Result<(), LibraryError> {
-    match file.version() {
-        Some(version) if version >= first_without_volta && card.capability < TURING => {
-            Err(LibraryError::NewLibrary { file: file.to_string(), card: Box::new(card.clone()) })
+    if card.capability < TURING && file.version().is_some_and(|version| version >= first_without_volta) {
+        return Err(LibraryError::NewLibrary { file: file.to_string(), card: Box::new(card.clone()) });
+    }
+    match file.made_for() {
+        Some(made_for) if made_for > card.cuda.0 => {
+            Err(LibraryError::NewerThanDriver { file: file.to_string(), made_for, served: card.cuda })
         }
         _ => Ok(()),
     }

@@ -14,7 +14,7 @@ mod load;
 #[cfg(feature = "libraries")]
 mod trampoline;
 
-pub use card::{Card, OLDEST, card, devices};
+pub use card::{Card, card, devices};
 pub use driver::Driver;
 pub use error::LibraryError;
 pub use file::{Library, LibraryFile};
