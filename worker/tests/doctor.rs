@@ -11,13 +11,13 @@ fn a_device_that_computes_right_is_fit_for_jobs() {
     let Output { status, stdout, .. } = doctor(&["--device", "cpu"]);
     let said = String::from_utf8(stdout).expect("it prints text");
     assert!(status.success(), "{said}");
-    for word in ["cpu", "f32", "f16", "layers agree", "fit for jobs"] {
+    for word in ["cpu", "f32", "f16", "bf16", "layers agree", "fit for jobs"] {
         assert!(said.contains(word), "{word} in {said}");
     }
     let Output { stdout, .. } = doctor(&["--device", "cpu", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&stdout).expect("it prints JSON");
     let checks = report["checks"].as_array().expect("checks");
-    assert!(checks.len() > 60 && checks.iter().all(|check| check["passed"] == true), "{report}");
+    assert!(checks.len() > 90 && checks.iter().all(|check| check["passed"] == true), "{report}");
     assert_eq!(report["fit"], true);
 }
 

@@ -37,6 +37,8 @@ type Results = Result<[Tensor; 2]>;
 /// As [`check`], where `run` does what is to be computed on the device.
 pub(super) fn check_by(device: &Device, dtype: DType, run: &dyn Fn(&dyn Fn() -> Results) -> Results) -> Vec<Finding> {
     let allowed = match dtype {
+        // cuDNN may choose Winograd's F(4×4, 3×3). Sums in the shorter type of newer cards would be off by 1e-3.
+        DType::F32 if device.is_cuda() => 3e-5,
         DType::F32 => 3e-6,
         DType::F16 => 6e-3,
         _ => 5e-2,

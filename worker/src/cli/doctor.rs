@@ -21,16 +21,16 @@ pub struct Doctor {
     json: bool,
 }
 
-/// The device opens, and computes something else than the CPU.
+/// The device opens, and does not compute what the CPU does.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{device} computes wrong results in {failed} of {checks} checks: run no jobs on it; another driver or other libraries can tell whether \
-     the card is at fault"
-)]
-pub struct Unfit {
-    device: DeviceName,
-    failed: usize,
-    checks: usize,
+pub enum Unfit {
+    #[error("{device} cannot run {failed} of {checks} checks, for the reasons above: run no jobs on it")]
+    Fails { device: DeviceName, failed: usize, checks: usize },
+    #[error(
+        "{device} computes wrong results in {wrong} of {checks} checks: run no jobs on it; another driver or other libraries can tell \
+         whether the card is at fault"
+    )]
+    Wrong { device: DeviceName, wrong: usize, checks: usize },
 }
 
 /// What was found.
@@ -96,11 +96,14 @@ impl Doctor {
         } else {
             print!("{report}");
         }
-        let failed = report.checks.iter().filter(|check| !check.passed).count();
-        if failed > 0 {
-            return Err(Unfit { device: self.device, failed, checks: report.checks.len() }.into());
+        let (device, checks) = (self.device, report.checks.len());
+        let failed = report.checks.iter().filter(|check| check.error.is_some()).count();
+        let wrong = report.checks.iter().filter(|check| !check.passed).count() - failed;
+        match (failed, wrong) {
+            (0, 0) => Ok(()),
+            (0, wrong) => Err(Unfit::Wrong { device, wrong, checks }.into()),
+            (failed, _) => Err(Unfit::Fails { device, failed, checks }.into()),
         }
-        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::tasks::pass::NothingToFill;
 use crate::tasks::request::RequestError;
 use braindive::{Error, ErrorKind};
 use clap::{Parser, Subcommand};
+use doctor::Unfit;
 use serde::de::DeserializeOwned;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -102,7 +103,7 @@ fn code(error: &anyhow::Error) -> u8 {
         Some(AgentError::Quarantined { .. }) => 3,
         Some(AgentError::DeviceFault { .. }) => 5,
         _ if is_input(error) || error.is::<NothingToFill>() => 2,
-        _ if error.is::<DeviceError>() => 4,
+        _ if error.is::<DeviceError>() || matches!(error.downcast_ref(), Some(Unfit::Fails { .. })) => 4,
         _ => 1,
     }
 }
