@@ -5,7 +5,7 @@
 The interpreter needs torch and numpy; diffusers, if it is there, is what is measured against. Prints a table after each part and keeps all
 that was found in DIR/figures.json, which is written again after each part: one that fails or takes too long is noted there, and the others
 run. On a machine without a card: --device cpu --tiny --quick. README.md beside this file says what is measured."""
-import argparse, contextlib, json, math, os, pathlib, signal, statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, functools, json, math, os, pathlib, signal, statistics, subprocess, sys, tempfile, time
 
 import nvml
 
@@ -68,12 +68,20 @@ class Bench:
         out = run([sys.executable, HERE / "peer.py", name, "--device", self.device], limit, json.dumps(task))
         return json.loads(out.splitlines()[-1])
 
-    def narrow(self):
-        """The precisions of 16 bits that the worker computes in on the device, as its doctor tells."""
+    @functools.cached_property
+    def doctor(self):
+        """How `worker doctor` ended, and its report."""
         command = [self.worker, "doctor", "--device", self.device, "--json"]
-        report = subprocess.run(command, text=True, capture_output=True, timeout=180).stdout
-        found = {check["precision"] for check in json.loads(report or "{}").get("checks", [])}
+        done = subprocess.run(command, text=True, capture_output=True, timeout=180)
+        return done, json.loads(done.stdout or "{}")
+
+    def narrow(self):
+        """The precisions of 16 bits that the worker computes in on the device."""
+        found = {check["precision"] for check in self.doctor[1].get("checks", [])}
         return ["half", "bfloat16"] if "bf16" in found else ["half"]
+
+    def watch(self):
+        return nvml.Watch(self.device, self.doctor[1].get("uuid"))
 
     def sample(self, request, name):
         """The trace of a request, a file, and the request with absolute paths, a file too."""
@@ -109,8 +117,7 @@ def ratio(ours, theirs):
 def facts(bench):
     """Card, driver and versions."""
     found = {"worker": run([bench.worker, "--version"], 30).strip(), "processors": os.cpu_count()}
-    if bench.device != "cpu":
-        found["driver"] = nvml.Card(bench.device).driver()
+    found |= {name: bench.doctor[1].get(name) for name in ("hardware", "driver", "libraries")}
     found |= bench.peer("facts", 180)
     print(", ".join(f"{name} {value}" for name, value in found.items()) + "\n", flush=True)
     return found
@@ -118,10 +125,15 @@ def facts(bench):
 
 def doctor(bench):
     """What `worker doctor` finds."""
-    command = [bench.worker, "doctor", "--device", bench.device, "--json"]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=180)
-    print(f"exit code {done.returncode}\n{(done.stdout or done.stderr)[:3000]}\n", flush=True)
-    return {"ok": done.returncode == 0, "report": done.stdout, "errors": done.stderr[-3000:]}
+    done, report = bench.doctor
+    rows = {}
+    for check in report.get("checks", []):
+        rows.setdefault(check["precision"], []).append(check)
+    worst = lambda checks: max((check.get("deviation", math.nan) for check in checks), key=lambda value: (math.isnan(value), value))
+    summary = [[name, sum(check["passed"] for check in checks), len(checks), worst(checks), checks[0]["allowed"]] for name, checks in rows.items()]
+    table(["layers in", "agree with the CPU's", "of", "largest deviation", "allowed"], summary)
+    print(f"exit code {done.returncode}\n{done.stderr[-3000:]}\n", flush=True)
+    return {"ok": done.returncode == 0, "report": report, "errors": done.stderr[-3000:]}
 
 
 def noise(bench):
@@ -287,16 +299,17 @@ def speed(bench):
     for turn in range(1 if bench.quick else 2):
         parts = IMAGE_PARTS if turn else NETWORK_PARTS + IMAGE_PARTS
         for batch in bench.batches:
-            watch = nvml.Watch(bench.device)
+            watch = bench.watch()
             with attempt(failures), watch.watching():
                 add(sides["ours"], batch, bench.bench(batch, parts, bench.repeats))
             memory[batch] = watch.peak_bytes
-        with attempt(failures):
-            report = time_peer(bench, 300, LAYOUTS, bench.batches, [*parts, SHARED], count_launches=turn == 0)
-            networks = report["networks"]
-            for found in report["timed"]:
-                failures += [f"PyTorch, batch {found['batch']}: {found['failed']}"] if "failed" in found else []
-                add(sides[found["layout"]], found["batch"], found.get("parts", {}))
+        for layout in LAYOUTS:
+            with attempt(failures):
+                report = time_peer(bench, 240, [layout], bench.batches, [*parts, SHARED], count_launches=turn == 0)
+                networks = report["networks"]
+                for found in report["timed"]:
+                    failures += [f"PyTorch, batch {found['batch']}: {found['failed']}"] if "failed" in found else []
+                    add(sides[layout], found["batch"], found.get("parts", {}))
     found = {"ok": not failures, "networks": networks, "sides": sides, "peak_bytes": memory, "failures": failures}
     found["summary"] = summary(bench, sides, memory)
     print_speed(bench, found)
@@ -390,7 +403,7 @@ def print_targets(rows):
 
 def busy(bench):
     """Share of the time in which the card worked during steps that follow one another, and the memory it took."""
-    batch, watch = bench.batches[-1], nvml.Watch(bench.device)
+    batch, watch = bench.batches[-1], bench.watch()
     with watch.watching():
         bench.bench(batch, ["guided_step"], 3 if bench.quick else 30)
     print(f"batch {batch}: busy share {watch.busy_share}, peak bytes {watch.peak_bytes}\n", flush=True)
@@ -419,7 +432,8 @@ def main():
     arguments.add_argument("--tiny", action="store_true", help="the miniature's networks instead of Stable Diffusion 2.1-base")
     options = arguments.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    figures, failed = {}, []
+    place, failed = options.out / "figures.json", []
+    figures = json.loads(place.read_text()) if place.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(options, pathlib.Path(scratch))
         for name in options.parts:
@@ -433,7 +447,7 @@ def main():
                 failed.append(name)
                 print(f"FAILED: {figures[name]['failed']}\n", flush=True)
             figures.setdefault("seconds", {})[name] = round(time.monotonic() - begin, 1)
-            (options.out / "figures.json").write_text(json.dumps(figures, indent=1))
+            place.write_text(json.dumps(figures, indent=1))
     print(f"seconds: {figures['seconds']}; failed or out of bounds: {', '.join(failed) or 'none'}")
     return bool(failed)
 

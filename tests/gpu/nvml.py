@@ -1,5 +1,5 @@
-"""What NVIDIA's management library tells of a card: driver, memory in use, utilisation. Loaded by ctypes; nothing to install."""
-import contextlib, ctypes, os, statistics, threading
+"""What NVIDIA's management library tells of a card: memory in use, utilisation. Loaded by ctypes; nothing to install."""
+import contextlib, ctypes, statistics, threading
 
 
 class Memory(ctypes.Structure):
@@ -11,25 +11,18 @@ class Utilisation(ctypes.Structure):
 
 
 class Card:
-    """The card that processes here know as `cuda:N`, unless CUDA_VISIBLE_DEVICES names cards by UUID."""
+    """A card by its UUID: NVML counts cards by their place on the bus, CUDA from the fastest, of those that a process sees."""
 
-    def __init__(self, device):
-        ordinal = int(device.partition(":")[2] or 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        index = int(visible[ordinal]) if visible[0].isdigit() else ordinal
+    def __init__(self, uuid):
         self.library, self.handle = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
         self.call("nvmlInit_v2")
-        self.call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(self.handle))
+        self.call("nvmlDeviceGetHandleByUUID", uuid.encode(), ctypes.byref(self.handle))
+        self.reading()
 
     def call(self, function, *arguments):
         code = getattr(self.library, function)(*arguments)
         if code:
             raise OSError(f"{function} says {code}")
-
-    def driver(self):
-        text = ctypes.create_string_buffer(96)
-        self.call("nvmlSystemGetDriverVersion", text, ctypes.c_uint(96))
-        return text.value.decode()
 
     def reading(self):
         """Bytes in use on the card, and percent of the last moments in which a kernel ran."""
@@ -40,12 +33,17 @@ class Card:
 
 
 class Watch:
-    """Peak of memory beyond what is in use at the beginning, and busy share, both `None` where there is no card."""
+    """Peak of memory beyond what is in use at the beginning, and busy share, both `None` where NVML does not tell them."""
 
-    peak_bytes = busy_share = None
+    peak_bytes = busy_share = card = None
 
-    def __init__(self, device):
-        self.card = Card(device) if device != "cpu" else None
+    def __init__(self, device, uuid):
+        if device == "cpu":
+            return
+        try:
+            self.card = Card(uuid or "")
+        except OSError as error:  # no library, no such card, or a part of one
+            print(f"NVML tells nothing of {device}: {error}", flush=True)
 
     @contextlib.contextmanager
     def watching(self):
