@@ -14,8 +14,6 @@
 #include <cuda_fp16.h>
 #define KERNEL extern "C" __global__ void
 #define EXPORT(name)
-// A block's shared memory beyond what the kernel declares, as many bytes as the launch says.
-#define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 #endif
 
 // Brain floating point: the upper half of a float. Our own, since NVIDIA's has no arithmetic below sm_80.

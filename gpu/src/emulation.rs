@@ -1,11 +1,14 @@
 //! Kernels launched on the host: the same source compiled as C++, its threads run one after the other. For tests where there
 //! is no GPU. `kernels/emulation/` says how.
 
-use crate::{Argument, Element, Grid, LARGE_SHARED_BYTES, SHARED_BYTES};
+use crate::{Argument, Element, Grid};
 use std::ffi::{CStr, CString, c_char};
 
 /// The largest number of blocks along x, y and z.
 const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+
+/// Bytes of shared memory that a kernel may declare.
+const MOST_SHARED_BYTES: u64 = 48 << 10;
 
 /// Why a launch was refused, or what went wrong in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +27,10 @@ pub enum EmulationError {
     )]
     WrongBlocks { kernel: String, blocks: [u32; 3] },
     /// Of the memory that the kernel declares only those bytes count that its first block used.
-    #[error("a block of kernel {kernel:?} uses at least {bytes} bytes of shared memory, and the launch allows {most}")]
-    TooMuchShared { kernel: String, bytes: u64, most: u32 },
+    #[error(
+        "a block of kernel {kernel:?} uses at least {bytes} bytes of shared memory, and may declare {MOST_SHARED_BYTES}"
+    )]
+    TooMuchShared { kernel: String, bytes: u64 },
     /// Threads wait for others that ended or wait elsewhere, or the kernel did something else that is undefined.
     #[error("block {block:?} of kernel {kernel:?} cannot go on: {reason}")]
     Stuck { kernel: String, block: [u32; 3], reason: String },
@@ -63,35 +68,22 @@ pub unsafe fn launch(element: Element, kernel: &str, grid: Grid, arguments: &[Ar
         }
         bits.push(value);
     }
-    let Grid { blocks, threads, shared_bytes, large_shared } = grid;
+    let Grid { blocks, threads } = grid;
     if !(32..=1024).contains(&threads) || !threads.is_multiple_of(32) {
         return Err(EmulationError::WrongThreads { kernel: name(), threads });
     }
     if blocks.iter().zip(MOST_BLOCKS).any(|(&blocks, most)| blocks == 0 || blocks > most) {
         return Err(EmulationError::WrongBlocks { kernel: name(), blocks });
     }
-    let most = if large_shared { LARGE_SHARED_BYTES } else { SHARED_BYTES };
-    let too_much = |bytes| EmulationError::TooMuchShared { kernel: name(), bytes, most };
-    if shared_bytes > most {
-        return Err(too_much(u64::from(shared_bytes)));
-    }
-    let mut launch = Launch {
-        kernel: found,
-        module,
-        blocks,
-        threads,
-        shared_bytes,
-        arguments: bits.as_ptr(),
-        block: [0; 3],
-        message: [0; 256],
-    };
+    let mut launch =
+        Launch { kernel: found, module, blocks, threads, arguments: bits.as_ptr(), block: [0; 3], message: [0; 256] };
     let Ok(declared) = u64::try_from(unsafe { emulation_run(&raw mut launch) }) else {
         let reason = unsafe { CStr::from_ptr(launch.message.as_ptr()) }.to_string_lossy().into_owned();
         return Err(EmulationError::Stuck { kernel: name(), block: launch.block, reason });
     };
-    match u64::from(shared_bytes) + declared {
-        bytes if bytes > u64::from(most) => Err(too_much(bytes)),
-        _ => Ok(()),
+    match declared {
+        0..=MOST_SHARED_BYTES => Ok(()),
+        bytes => Err(EmulationError::TooMuchShared { kernel: name(), bytes }),
     }
 }
 
@@ -136,7 +128,6 @@ struct Launch {
     module: *const Module,
     blocks: [u32; 3],
     threads: u32,
-    shared_bytes: u32,
     arguments: *const u64,
     block: [u32; 3],
     message: [c_char; 256],

@@ -8,7 +8,7 @@ pub mod libraries;
 mod ptx;
 
 pub use element::Element;
-pub use launch::{Argument, Grid, LARGE_SHARED_BYTES, SHARED_BYTES};
+pub use launch::{Argument, Grid};
 pub use ptx::Needs;
 #[cfg(all(feature = "ptx", feature = "libraries"))]
 pub use ptx::needs;

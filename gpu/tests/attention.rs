@@ -38,7 +38,7 @@ impl Shape {
     /// Blocks that have 64 of `n` rows each.
     fn grid(self, n: usize) -> Grid {
         let blocks = [n.div_ceil(64), self.heads, self.batch].map(|x| x as u32);
-        Grid { blocks, threads: 128, shared_bytes: 0, large_shared: false }
+        Grid { blocks, threads: 128 }
     }
 }
 
@@ -135,7 +135,7 @@ fn run(element: Element, shape: Shape, inputs: &Inputs) -> Outputs {
         shape.grid(queries),
         &[y.pointer(), floats(&mut lse), q.pointer(), k.pointer(), v.pointer()],
     );
-    let per_head = Grid { blocks: [heads as u32, batch as u32, 1], threads: 256, ..shape.grid(1) };
+    let per_head = Grid { blocks: [heads as u32, batch as u32, 1], threads: 256 };
     let kept = [floats(&mut lse), floats(&mut correlations), floats(&mut ranges)];
     go("attention_correlations", per_head, &[kept[1], kept[2], y.pointer(), gy.pointer(), v.pointer()]);
     let given = [&[q.pointer(), k.pointer(), v.pointer(), gy.pointer()][..], &kept].concat();

@@ -103,8 +103,6 @@ void with_warp(void *brought, void (*act)(void *const brought[WARP]), Site);
 // Ends the launch: the kernel did what is undefined or what the emulation lacks.
 [[noreturn]] void refuse(const char *what, Site);
 
-void *dynamic_shared();
-
 template <class V> struct Exchange {
     V value;
     unsigned source;
@@ -162,7 +160,6 @@ template <class... P, void (*function)(P...)> struct Export<function> {
 #define TEXT(x) TEXT_OF(x)
 // Not in templates: there GCC forgets the section, and the memory begins as what was left in it.
 #define __shared__ static __attribute__((section("shared_" TEXT(ELEMENT_NAME))))
-#define DYNAMIC_SHARED(type, name) type *const name = static_cast<type *>(emulation::dynamic_shared())
 
 #define WAITS const char *file = __builtin_FILE(), int line = __builtin_LINE()
 

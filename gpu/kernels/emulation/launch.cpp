@@ -22,9 +22,6 @@ namespace {
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr size_t PAGE_BYTES = 4096;
 constexpr size_t MOST_WARPS = 32;
-constexpr size_t MOST_SHARED_BYTES = 96 << 10;
-// Watched behind dynamic shared memory.
-constexpr size_t BEYOND_BYTES = 1 << 10;
 
 // Only where a fiber starts does it need a ucontext: _setjmp and _longjmp switch without a system call.
 struct Fiber {
@@ -58,7 +55,6 @@ Block block;
 std::deque<Fiber> fibers;
 std::vector<Fiber *> idle;
 Fiber host, *current = &host;
-alignas(128) char dynamic[MOST_SHARED_BYTES + BEYOND_BYTES];
 
 void run_threads();
 
@@ -175,7 +171,6 @@ void explain_standstill() {
 void fill_shared() {
     const Module &module = *launch->module;
     if (module.shared) memset(module.shared, 0xff, module.shared_end - module.shared);
-    memset(dynamic, 0xff, launch->shared_bytes + BEYOND_BYTES);
 }
 
 // How many bytes no longer are as fill_shared left them.
@@ -190,11 +185,7 @@ bool run_block() {
     for (Warp &warp : block.warps) warp.waiting = 0;
     fill_shared();
     if (!_setjmp(host.at)) jump(another());
-    const char *beyond = dynamic + launch->shared_bytes;
     if (!launch->message[0] && block.ended < launch->threads) explain_standstill();
-    if (!launch->message[0] && touched(beyond, beyond + BEYOND_BYTES)) {
-        say("the kernel wrote beyond its %u bytes of dynamic shared memory", launch->shared_bytes);
-    }
     return !launch->message[0];
 }
 
@@ -228,8 +219,6 @@ void refuse(const char *what, Site site) {
     say("%s at %s:%d", what, name(site.file), site.line);
     jump(&host);
 }
-
-void *dynamic_shared() { return dynamic; }
 
 } // namespace emulation
 

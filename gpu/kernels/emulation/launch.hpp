@@ -24,7 +24,7 @@ struct Module {
 struct Launch {
     const Kernel *kernel;
     const Module *module;
-    uint32_t blocks[3], threads, shared_bytes;
+    uint32_t blocks[3], threads;
     const uint64_t *arguments;
     // What went wrong, and in which block.
     uint32_t block[3];

@@ -38,28 +38,27 @@ EXPORT(probe_widen)
 // y[i] ← what shared memory holds before it is written, and beside it what the thread before left there.
 KERNEL probe_unset(float *y) {
     __shared__ float declared[64];
-    DYNAMIC_SHARED(float, dynamic);
-    y[4 * threadIdx.x] = declared[threadIdx.x];
-    y[4 * threadIdx.x + 1] = dynamic[threadIdx.x];
-    declared[threadIdx.x] = dynamic[threadIdx.x] = 1;
-    y[4 * threadIdx.x + 2] = declared[(threadIdx.x + 1) % blockDim.x];
-    y[4 * threadIdx.x + 3] = declared[(threadIdx.x + blockDim.x - 1) % blockDim.x];
+    y[3 * threadIdx.x] = declared[threadIdx.x];
+    declared[threadIdx.x] = 1;
+    y[3 * threadIdx.x + 1] = declared[(threadIdx.x + 1) % blockDim.x];
+    y[3 * threadIdx.x + 2] = declared[(threadIdx.x + blockDim.x - 1) % blockDim.x];
 }
 EXPORT(probe_unset)
 
-KERNEL probe_beyond(float *) {
-    DYNAMIC_SHARED(float, dynamic);
-    dynamic[threadIdx.x] = 0;
+// All of the shared memory that a block may declare.
+KERNEL probe_full(float *y) {
+    __shared__ float declared[12288];
+    for (int i = threadIdx.x; i < 12288; i += blockDim.x) declared[i] = 0;
+    y[threadIdx.x] = declared[threadIdx.x];
 }
-EXPORT(probe_beyond)
+EXPORT(probe_full)
 
-KERNEL probe_declared(float *y) {
-    __shared__ float declared[1024];
-    declared[threadIdx.x] = y[threadIdx.x];
-    __syncthreads();
-    y[threadIdx.x] = declared[blockDim.x - 1 - threadIdx.x];
+KERNEL probe_too_full(float *y) {
+    __shared__ float declared[12289];
+    for (int i = threadIdx.x; i < 12289; i += blockDim.x) declared[i] = 0;
+    y[threadIdx.x] = declared[threadIdx.x];
 }
-EXPORT(probe_declared)
+EXPORT(probe_too_full)
 
 KERNEL probe_some_end(float *) {
     if (threadIdx.x < 5) return;

@@ -24,7 +24,7 @@ fn tiles(n: usize, heads: usize, batch: usize, threads: u32) -> Result<Grid> {
     let [Ok(x), Ok(y), Ok(z)] = blocks else {
         bail!("attention over {n} tokens of {batch} images is too large for a kernel")
     };
-    Ok(Grid { blocks: [x, y, z], threads, shared_bytes: 0, large_shared: false })
+    Ok(Grid { blocks: [x, y, z], threads })
 }
 
 /// y, and the logarithms of the queries' sums of exponentials: [batch, heads, queries], f32.
@@ -66,8 +66,7 @@ pub(super) fn backward(
         machine.launch(kernel, q.dtype(), grid, &arguments)
     };
     // A block for every head.
-    let of_heads =
-        Grid { blocks: [heads as u32, g.batch as u32, 1], threads: 256, shared_bytes: 0, large_shared: false };
+    let of_heads = Grid { blocks: [heads as u32, g.batch as u32, 1], threads: 256 };
     launch("attention_correlations", &[&correlations, &ranges, y, grad, v], of_heads)?;
     let gq = machine.like(q)?;
     let by_queries = tiles(g.queries, heads, g.batch, THREADS)?;

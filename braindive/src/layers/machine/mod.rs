@@ -122,7 +122,7 @@ pub(super) fn grid(blocks: [usize; 3]) -> Result<Grid> {
             "a kernel over {x} × {y} × {z} blocks cannot be launched; make smaller images, or put fewer into a batch"
         );
     }
-    Ok(Grid { blocks: [x as u32, y as u32, z as u32], threads: THREADS as u32, shared_bytes: 0, large_shared: false })
+    Ok(Grid { blocks: [x as u32, y as u32, z as u32], threads: THREADS as u32 })
 }
 
 /// An extent as CUDA C's `int`.

@@ -6,7 +6,7 @@ mod blas;
 mod cudnn;
 
 use super::{Convolution, Machine, Product};
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Error, Result, Shape, Storage, Tensor, bail};
@@ -74,10 +74,6 @@ impl Machine for Cuda<'_> {
     fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, arguments: &[Argument]) -> Result<()> {
         let element = element(dtype)?;
         let function = self.device.get_or_load_custom_func(kernel, module(element), gpu::ptx(element))?;
-        if grid.large_shared {
-            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(most, grid.shared_bytes.cast_signed()).map_err(Error::wrap)?;
-        }
         let mut launch = function.builder();
         for argument in arguments {
             match argument {
@@ -88,8 +84,7 @@ impl Machine for Cuda<'_> {
             };
         }
         let [x, y, z] = grid.blocks;
-        let shape =
-            LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: grid.shared_bytes };
+        let shape = LaunchConfig { grid_dim: (x, y, z), block_dim: (grid.threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the layers pass what the kernels take; the emulation checks it, launch by launch.
         unsafe { launch.launch(shape) }.map_err(Error::wrap)?;
         Ok(())
