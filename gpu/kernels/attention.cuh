@@ -163,6 +163,7 @@ KERNEL attention_forward(T *__restrict__ y, float *__restrict__ lse, const T *__
             }
         }
         largest = fmaxf(largest, __shfl_xor_sync(0xffffffff, largest, 1));
+        __syncwarp();  // all logits are read, before probabilities take their place
         const float factor = exp2f((known - largest) * EXPONENT_SCALE);
         if (start == 0) warp_factors[row] = factor;
         total *= factor;

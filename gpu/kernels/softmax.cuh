@@ -21,14 +21,14 @@ KERNEL softmax(const float* logits, const T* mask, T* p, int keys, int queries, 
 }
 EXPORT(softmax)
 
-// Grid: rows. ds = p ∘ (dp − Σ p∘dp).
-KERNEL softmax_gradient(const T* p, const float* dp, T* ds, int keys) {
+// Grid: rows. ds = factor · p ∘ (dp − Σ p∘dp).
+KERNEL softmax_gradient(const T* p, const float* dp, T* ds, int keys, float factor) {
     long long start = (long long)blockIdx.x * keys;
     float along = 0.0f;
     for (int i = threadIdx.x; i < keys; i += blockDim.x) along += to_float(p[start + i]) * dp[start + i];
     along = block_sum(along);
     for (int i = threadIdx.x; i < keys; i += blockDim.x) {
-        ds[start + i] = from_float(to_float(p[start + i]) * (dp[start + i] - along));
+        ds[start + i] = from_float(to_float(p[start + i]) * (dp[start + i] - along) * factor);
     }
 }
 EXPORT(softmax_gradient)

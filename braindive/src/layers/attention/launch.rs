@@ -144,6 +144,12 @@ impl Launch for Probabilities<'_> {
     }
 }
 
+/// What the gradient of the logits is multiplied by while it is kept, a power of two: among many keys probabilities are small, and their products
+/// with a small gradient have few bits left in f16. The root of what would make a mean probability one leaves as much room above.
+fn against_underflow(keys: usize) -> f32 {
+    2.0_f32.powi(keys.ilog2().div_ceil(2).cast_signed())
+}
+
 impl Launch for InputGradients<'_> {
     fn launch(&self, machine: &dyn Machine, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let (q, k, v, grad) = (inputs[0], inputs[1], inputs[2], inputs[4]);
@@ -159,20 +165,23 @@ impl Launch for InputGradients<'_> {
         let (gk, gv) = (gk?, gv?);
         let (logits, p) = (heads.scores(DType::F32)?, heads.scores(q.dtype())?);
         let (dp, ds) = (heads.scores(DType::F32)?, heads.scores(q.dtype())?);
+        let factor = against_underflow(keys);
+        let scale = heads.scale() / f64::from(factor);
         for part in heads.parts() {
             let probabilities = heads.of_part(&p, part)?;
             heads.probabilities(probabilities, &logits, q, k, part)?;
             heads.correlate(heads.of_part(&dp, part)?, grad, v, part, 1.0)?;
-            let arguments = [machine.pointer(&p)?, machine.pointer(&dp)?, machine.pointer(&ds)?, int(keys)?];
+            let [p, dp, of_logits] = [&p, &dp, &ds].map(|scores| machine.pointer(scores));
+            let arguments = [p?, dp?, of_logits?, int(keys)?, Argument::Float(factor)];
             machine.launch("softmax_gradient", q.dtype(), grid([heads.heads * part.rows, 1, 1])?, &arguments)?;
             let of_logits = heads.of_part(&ds, part)?;
             let by_keys = [part.rows, keys, size];
             let output = heads.queries(&gq, part)?;
-            heads.multiply(Product::new(output, of_logits, heads.keys(k, part)?, by_keys).scaled(heads.scale()))?;
+            heads.multiply(Product::new(output, of_logits, heads.keys(k, part)?, by_keys).scaled(scale))?;
             let (by_rows, again) = ([keys, part.rows, size], part.first > 0);
             let (output, right) = (heads.keys(&gk, part)?, heads.queries(q, part)?);
             let product = Product::new(output, of_logits.transposed(), right, by_rows);
-            heads.multiply(product.scaled(heads.scale()).accumulated(again))?;
+            heads.multiply(product.scaled(scale).accumulated(again))?;
             let (output, right) = (heads.keys(&gv, part)?, heads.queries(grad, part)?);
             heads.multiply(Product::new(output, probabilities.transposed(), right, by_rows).accumulated(again))?;
         }

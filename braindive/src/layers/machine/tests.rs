@@ -2,12 +2,13 @@
 
 use super::emulated::{emulate, launches};
 use crate::encoder::{Encoder, Objective, Term};
-use crate::gradient::Tracked;
+use crate::gradient::{Tracked, gradients};
 use crate::layers::check::check_by;
-use crate::layers::clamp_unit;
+use crate::layers::gradient_check::random;
+use crate::layers::{Attention, clamp_unit};
 use crate::sampler::schedule::NoiseLevel;
 use crate::sampler::{Diffusion, Item, Parameters, predict, sample};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -27,6 +28,23 @@ fn a_type_that_no_gpu_computes_in_is_refused() {
     let x = Tracked::from(Tensor::ones((2, 3), DType::F64, &Device::Cpu).unwrap());
     let message = emulate(|| clamp_unit(&x)).unwrap_err().to_string();
     assert!(message.contains("F64"), "{message}");
+}
+
+/// A gradient whose products with probabilities among a thousand keys would have few bits in f16.
+#[test]
+fn a_small_gradient_of_attention_among_many_keys_keeps_its_bits_in_half_precision() {
+    let gradient = |dtype| -> Result<Tensor> {
+        let tensor = |seed, scale: f64| (random(&[1, 1024, 16], seed).to_dtype(DType::F16)? * scale)?.to_dtype(dtype);
+        // Large keys, so that the gradient of queries is no small number.
+        let [q, k, v] = [tensor(1, 1.0 / 32.0)?, tensor(2, 32.0)?, tensor(3, 1.0)?];
+        let q = Tracked::input(q);
+        let y = Attention::new(1).forward(&q, &Tracked::from(k), &Tracked::from(v))?;
+        gradients(y, tensor(4, 1e-4)?)?.reach(&q)?.to_dtype(DType::F32)
+    };
+    let expected = gradient(DType::F32).unwrap();
+    let found = emulate(|| gradient(DType::F16)).unwrap();
+    let off = norm(&(&found - &expected).unwrap()) / norm(&expected);
+    assert!(off < 3e-3, "off by {off:e}");
 }
 
 /// A guided image of a small trained model.
