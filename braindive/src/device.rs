@@ -25,6 +25,7 @@ pub fn open_cuda(ordinal: usize) -> Result<Device> {
     // SAFETY: there is one stream, so that everything happens in the order in which it was asked for.
     unsafe { cuda.disable_event_tracking() };
     pool::keep_what_is_freed(cuda)?;
+    crate::layers::machine::prepare(cuda)?;
     // Kept to the end: to give back cuBLAS and cuRAND on a card that has failed would panic, after what failed was told.
     std::mem::forget(device.clone());
     Ok(device)

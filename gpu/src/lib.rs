@@ -9,8 +9,8 @@ mod ptx;
 
 pub use element::Element;
 pub use launch::{Argument, Grid};
-pub use ptx::Needs;
 #[cfg(all(feature = "ptx", feature = "libraries"))]
 pub use ptx::needs;
 #[cfg(feature = "ptx")]
 pub use ptx::ptx;
+pub use ptx::{Needs, first_kernel};

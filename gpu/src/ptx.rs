@@ -13,6 +13,13 @@ pub fn ptx(element: Element) -> &'static str {
     }
 }
 
+/// The name of the first kernel in a module.
+pub fn first_kernel(ptx: &str) -> Option<&str> {
+    let after = ptx.split_once(".entry")?.1.trim_start();
+    let name = after.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()?;
+    (!name.is_empty()).then_some(name)
+}
+
 /// What kernels ask of a driver and of a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Needs {
@@ -27,10 +34,8 @@ pub struct Needs {
 impl Needs {
     /// Of a module, as its directives `.version` and `.target` say; `None` of one without a kernel.
     pub fn of(ptx: &str) -> Option<Self> {
+        first_kernel(ptx)?;
         let after = |directive| ptx.lines().find_map(|line| line.trim().strip_prefix(directive)).map(str::trim);
-        if !ptx.contains(".entry") {
-            return None;
-        }
         let (major, minor) = after(".version")?.split_once('.')?;
         let target = after(".target")?.split(',').next()?.strip_prefix("sm_")?;
         let number = target.trim_end_matches(|suffix: char| suffix.is_ascii_alphabetic());
@@ -100,6 +105,13 @@ mod tests {
         }
         assert_eq!(Needs::of(".version 8.4\n.target sm_70\n.address_size 64\n"), None, "no kernel in it");
         assert_eq!(Needs::of(""), None);
+    }
+
+    #[test]
+    fn a_module_is_known_by_its_first_kernel() {
+        assert_eq!(first_kernel(&module("8.4", "sm_70")), Some("f"));
+        assert_eq!(first_kernel(".visible .entry affine_f32(\n\t.param .u64 affine_f32_param_0"), Some("affine_f32"));
+        assert_eq!(first_kernel(".version 8.4\n"), None);
     }
 
     #[test]

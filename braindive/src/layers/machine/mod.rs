@@ -9,6 +9,8 @@ mod cuda;
 pub(crate) mod emulated;
 mod product;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::prepare;
 pub use product::{Operand, Product};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};

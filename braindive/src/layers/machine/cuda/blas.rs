@@ -6,6 +6,14 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Error, Result, bail};
 use std::ffi::{c_int, c_longlong, c_void};
 
+/// Forbids cuBLAS to add partial sums of a product in the type of its output: in f16 they could overflow.
+pub(super) fn keep_sums(device: &CudaDevice) -> Result<()> {
+    device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)?;
+    let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the device holds the handle.
+    unsafe { sys::cublasSetMathMode(*device.cublas_handle().handle(), mode) }.result().map_err(Error::wrap)
+}
+
 /// cuBLAS reads memory column by column, so that our matrices are to it their transposes: outputᵀ = rightᵀ · leftᵀ.
 pub(super) fn multiply(device: &CudaDevice, p: &Product) -> Result<()> {
     device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)?;

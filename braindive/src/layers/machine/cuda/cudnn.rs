@@ -27,7 +27,7 @@ struct Library {
 unsafe impl Send for Library {}
 
 /// What a plan depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Problem {
     dtype: DType,
     input: [c_int; 4],
@@ -55,7 +55,8 @@ enum Algorithm {
     Adjoint(sys::cudnnConvolutionBwdDataAlgo_t),
 }
 
-/// Whether cuDNN computed it.
+/// Whether cuDNN computed it: all images at once, or one by one where the workspace of the fast algorithms, which grows with their number,
+/// would be too large.
 pub(super) fn convolve(cuda: &Cuda<'_>, c: &Convolution<'_>) -> Result<bool> {
     if gpu::libraries::cudnn().is_none() {
         return Ok(false);
@@ -73,62 +74,55 @@ pub(super) fn convolve(cuda: &Cuda<'_>, c: &Convolution<'_>) -> Result<bool> {
             place.insert(Library { handle, plans: HashMap::new() })
         }
     };
-    let problem = Problem::of(c)?;
-    let plan = match library.plans.get(&problem) {
-        Some(plan) => *plan,
-        None => {
-            // SAFETY: the handle lives.
-            let plan = unsafe { Plan::make(library.handle, &problem) }.map_err(Error::wrap)?;
-            library.plans.insert(problem, plan);
-            plan
-        }
+    let together = Problem::of(c)?;
+    let (problem, plan) = match library.plan(together)? {
+        Some(plan) => (together, plan),
+        None => match library.plan(together.of_one_image())? {
+            Some(plan) => (together.of_one_image(), plan),
+            None => return Ok(false),
+        },
     };
-    let Some(plan) = plan else { return Ok(false) };
-    // SAFETY: the workspace is not read before it is written, by cuDNN.
+    // SAFETY: the workspace is not read before it is written, by cuDNN. When this returns it is freed in the stream's order.
     let workspace = unsafe { device.alloc::<u8>(plan.workspace_bytes.max(1)) }?;
     let workspace = workspace.device_ptr(&stream).0 as *mut c_void;
-    let address = |tensor| Ok::<_, Error>(cuda.address(tensor)? as *mut c_void);
-    let (input, weight, output) = (address(c.input)?, address(c.weight)?, address(c.output)?);
-    let (one, zero) = (1.0_f32, 0.0_f32);
-    let (one, zero): (*const c_void, *const c_void) = ((&raw const one).cast(), (&raw const zero).cast());
-    // SAFETY: the tensors have the extents of the plan, which was made from them. What is freed when this returns is freed in the
-    // stream's order.
-    unsafe {
-        match plan.algorithm {
-            Algorithm::Forward(algorithm) => result::convolution_forward(
-                library.handle,
-                one,
-                plan.input,
-                input,
-                plan.weight,
-                weight,
-                plan.convolution,
-                algorithm,
-                workspace,
-                plan.workspace_bytes,
-                zero,
-                plan.output,
-                output,
-            ),
-            Algorithm::Adjoint(algorithm) => result::convolution_backward_data(
-                library.handle,
-                one,
-                plan.weight,
-                weight,
-                plan.output,
-                output,
-                plan.convolution,
-                algorithm,
-                workspace,
-                plan.workspace_bytes,
-                zero,
-                plan.input,
-                input,
-            ),
+    let weight = cuda.address(c.weight)? as *mut c_void;
+    let (input, output) = (cuda.address(c.input)?, cuda.address(c.output)?);
+    for image in 0..together.images() / problem.images() {
+        let at = |start: u64, extents| (start + image as u64 * problem.bytes(extents)) as *mut c_void;
+        let (input, output) = (at(input, problem.input), at(output, problem.output));
+        // SAFETY: the tensors have the extents of the plan, which was made from them.
+        match unsafe { plan.run(library.handle, [input, weight, output], workspace) } {
+            Ok(()) => {}
+            Err(error) if refuses(error) => {
+                library.plans.insert(problem, None);
+                return Ok(false);
+            }
+            Err(error) => return Err(Error::wrap(error)),
         }
     }
-    .map_err(Error::wrap)?;
     Ok(true)
+}
+
+impl Library {
+    /// The plan of a problem; `None` where cuDNN has none whose workspace fits.
+    fn plan(&mut self, problem: Problem) -> Result<Option<Plan>> {
+        if let Some(plan) = self.plans.get(&problem) {
+            return Ok(*plan);
+        }
+        // SAFETY: the handle lives.
+        let plan = match unsafe { Plan::make(self.handle, &problem) } {
+            Err(error) if refuses(error) => None,
+            made => made.map_err(Error::wrap)?,
+        };
+        self.plans.insert(problem, plan);
+        Ok(plan)
+    }
+}
+
+/// Whether cuDNN says that it does not do what it was asked for (`CUDNN_STATUS_BAD_PARAM…`, `CUDNN_STATUS_NOT_SUPPORTED…`): it takes no tensor
+/// of 2³¹ elements, for one.
+fn refuses(CudnnError(status): CudnnError) -> bool {
+    matches!(status as u32 / 1000, 2 | 3)
 }
 
 impl Problem {
@@ -148,6 +142,21 @@ impl Problem {
         })
     }
 
+    fn images(&self) -> c_int {
+        self.input[0]
+    }
+
+    fn of_one_image(self) -> Self {
+        let one = |[_, channels, height, width]: [c_int; 4]| [1, channels, height, width];
+        Self { input: one(self.input), output: one(self.output), ..self }
+    }
+
+    /// Of a tensor of these extents.
+    fn bytes(&self, extents: [c_int; 4]) -> u64 {
+        extents.map(|extent| u64::from(extent.unsigned_abs())).iter().product::<u64>()
+            * self.dtype.size_in_bytes() as u64
+    }
+
     fn data_type(&self) -> sys::cudnnDataType_t {
         match self.dtype {
             DType::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
@@ -165,23 +174,24 @@ impl Problem {
     }
 }
 
-/// An algorithm that cuDNN proposes.
+/// An algorithm that cuDNN proposes, and that gives the same result every time.
 struct Proposal<A> {
     algorithm: A,
     /// What the algorithm computes with: the workspace is that of this one.
     math: sys::cudnnMathType_t,
-    usable: bool,
     workspace_bytes: usize,
 }
 
-/// Of proposals, the fastest first, the first one that fits.
-fn first_that_fits<A>(
-    mut proposals: impl Iterator<Item = Proposal<A>>,
+/// Of proposals, the fastest first, the first one if it fits; of those for a single image, the first one that fits.
+fn choose<A>(
+    proposals: impl Iterator<Item = Proposal<A>>,
+    images: c_int,
     algorithm: impl Fn(A) -> Algorithm,
 ) -> Option<Proposal<Algorithm>> {
-    let found = proposals.find(|proposal| proposal.usable && proposal.workspace_bytes <= WORKSPACE_BYTES)?;
-    let Proposal { math, usable, workspace_bytes, .. } = found;
-    Some(Proposal { algorithm: algorithm(found.algorithm), math, usable, workspace_bytes })
+    let mut proposals = proposals.take(if images == 1 { PROPOSALS } else { 1 });
+    let Proposal { algorithm: found, math, workspace_bytes } =
+        proposals.find(|proposal| proposal.workspace_bytes <= WORKSPACE_BYTES)?;
+    Some(Proposal { algorithm: algorithm(found), math, workspace_bytes })
 }
 
 /// As many proposals as cuDNN has algorithms.
@@ -191,15 +201,15 @@ macro_rules! proposals {
     ($get:path, $handle:expr, [$($descriptor:expr),+], $empty:ty) => {{
         let (mut found, mut count) = ([const { std::mem::MaybeUninit::<$empty>::uninit() }; PROPOSALS], 0);
         $get($handle, $($descriptor),+, PROPOSALS as c_int, &raw mut count, found.as_mut_ptr().cast())?;
-        found.into_iter().take(count as usize).map(|found| {
-            let found = found.assume_init();
-            Proposal {
+        found.into_iter().take(count as usize).filter_map(|found| {
+            // As a number: a later release may have a status that is none of the enumeration's.
+            let status = (&raw const (*found.as_ptr()).status).cast::<u32>().read();
+            let found = (status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS as u32).then(|| found.assume_init())?;
+            (found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC).then_some(Proposal {
                 algorithm: found.algo,
                 math: found.mathType,
-                usable: found.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-                    && found.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
                 workspace_bytes: found.memory,
-            }
+            })
         })
     }};
 }
@@ -229,7 +239,7 @@ impl Plan {
                     [weight, output, convolution, input],
                     sys::cudnnConvolutionBwdDataAlgoPerf_t
                 );
-                first_that_fits(found, Algorithm::Adjoint)
+                choose(found, p.images(), Algorithm::Adjoint)
             } else {
                 let found = proposals!(
                     result::get_convolution_forward_algorithm,
@@ -237,10 +247,11 @@ impl Plan {
                     [input, weight, convolution, output],
                     sys::cudnnConvolutionFwdAlgoPerf_t
                 );
-                first_that_fits(found, Algorithm::Forward)
+                choose(found, p.images(), Algorithm::Forward)
             }
         };
-        if let Some(chosen) = &chosen {
+        // f32 keeps what was asked for: the default of newer cards allows their shorter type.
+        if let Some(chosen) = chosen.as_ref().filter(|_| p.dtype != DType::F32) {
             // SAFETY: the descriptor lives.
             unsafe { result::set_convolution_math_type(convolution, chosen.math) }?;
         }
@@ -252,5 +263,52 @@ impl Plan {
             algorithm,
             workspace_bytes,
         }))
+    }
+
+    /// # Safety
+    /// The handle lives, its device is current, and input, weight and output are there, with the plan's extents.
+    unsafe fn run(
+        &self,
+        handle: sys::cudnnHandle_t,
+        [input, weight, output]: [*mut c_void; 3],
+        workspace: *mut c_void,
+    ) -> std::result::Result<(), CudnnError> {
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        let (one, zero): (*const c_void, *const c_void) = ((&raw const one).cast(), (&raw const zero).cast());
+        // SAFETY: as the caller says.
+        unsafe {
+            match self.algorithm {
+                Algorithm::Forward(algorithm) => result::convolution_forward(
+                    handle,
+                    one,
+                    self.input,
+                    input,
+                    self.weight,
+                    weight,
+                    self.convolution,
+                    algorithm,
+                    workspace,
+                    self.workspace_bytes,
+                    zero,
+                    self.output,
+                    output,
+                ),
+                Algorithm::Adjoint(algorithm) => result::convolution_backward_data(
+                    handle,
+                    one,
+                    self.weight,
+                    weight,
+                    self.output,
+                    output,
+                    self.convolution,
+                    algorithm,
+                    workspace,
+                    self.workspace_bytes,
+                    zero,
+                    self.input,
+                    input,
+                ),
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ mod cudnn;
 
 use super::{Convolution, Machine, Product};
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, CudaStorageSlice, kernels};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Error, Result, Shape, Storage, Tensor, bail};
 use gpu::{Argument, Element, Grid};
@@ -39,6 +39,42 @@ fn module(element: Element) -> &'static str {
         Element::F16 => "braindive-f16",
         Element::Bf16 => "braindive-bf16",
     }
+}
+
+/// candle's modules that layers and samplers use.
+const CANDLES: [&kernels::Module; 8] = [
+    &kernels::AFFINE,
+    &kernels::BINARY,
+    &kernels::CAST,
+    &kernels::FILL,
+    &kernels::INDEXING,
+    &kernels::REDUCE,
+    &kernels::TERNARY,
+    &kernels::UNARY,
+];
+
+/// Readies a device: sums of products stay in f32, and kernels are loaded.
+pub(crate) fn prepare(device: &CudaDevice) -> Result<()> {
+    blas::keep_sums(device)?;
+    load(device)
+}
+
+/// Loads all kernels, before threads ask for them: of two that load a module at once, the device keeps one, and unloads the other below the
+/// kernels that were launched from it.
+fn load(device: &CudaDevice) -> Result<()> {
+    let (major, _) = device.cuda_stream().context().compute_capability().map_err(Error::wrap)?;
+    let elements = [Element::F32, Element::F16].into_iter().chain((major >= 8).then_some(Element::Bf16));
+    for element in elements {
+        if let Some(kernel) = gpu::first_kernel(gpu::ptx(element)) {
+            device.get_or_load_custom_func(kernel, module(element), gpu::ptx(element))?;
+        }
+    }
+    for candles in CANDLES {
+        if let Some(kernel) = gpu::first_kernel(candles.ptx()) {
+            device.get_or_load_func(kernel, candles)?;
+        }
+    }
+    Ok(())
 }
 
 impl Machine for Cuda<'_> {
@@ -73,6 +109,7 @@ impl Machine for Cuda<'_> {
 
     fn launch(&self, kernel: &'static str, dtype: DType, grid: Grid, arguments: &[Argument]) -> Result<()> {
         let element = element(dtype)?;
+        self.device.cuda_stream().context().bind_to_thread().map_err(Error::wrap)?;
         let function = self.device.get_or_load_custom_func(kernel, module(element), gpu::ptx(element))?;
         let mut launch = function.builder();
         for argument in arguments {
