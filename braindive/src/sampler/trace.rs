@@ -82,7 +82,8 @@ impl Trace {
 
     fn push(&mut self, name: &'static str, tensor: &Tensor) -> Result<()> {
         let tensor = if tensor.rank() == 4 { tensor.squeeze(0)? } else { tensor.clone() };
-        self.steps.entry(name).or_default().push(tensor);
+        // The memory of a GPU is for what is computed there.
+        self.steps.entry(name).or_default().push(tensor.to_device(&Device::Cpu)?);
         Ok(())
     }
 
@@ -96,8 +97,9 @@ impl Trace {
     /// # Errors
     /// `pixels` is no such image.
     pub fn insert_saved_image(&mut self, pixels: &Tensor, encoder: &Encoder) -> Result<()> {
-        let dtype = encoder.head.weight().dtype();
-        let image = (pixels.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?.to_dtype(dtype)? / 255.0)?;
+        let weight = encoder.head.weight();
+        let image = (pixels.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?.to_dtype(weight.dtype())? / 255.0)?;
+        let image = image.to_device(weight.device())?;
         self.insert("final.image_u8", pixels.clone());
         self.insert("final.voxels_from_u8", encoder.voxels(&image)?);
         Ok(())

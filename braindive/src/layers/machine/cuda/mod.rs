@@ -42,10 +42,11 @@ fn module(element: Element) -> &'static str {
 }
 
 /// candle's modules that layers and samplers use.
-const CANDLES: [&kernels::Module; 8] = [
+const CANDLES: [&kernels::Module; 9] = [
     &kernels::AFFINE,
     &kernels::BINARY,
     &kernels::CAST,
+    &kernels::CONV,
     &kernels::FILL,
     &kernels::INDEXING,
     &kernels::REDUCE,
