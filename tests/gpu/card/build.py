@@ -2,6 +2,7 @@
 
 Functions that a worker may call and that driver.cpp, blas.cpp and cudnn.cpp lack end the process with their name.
 """
+
 import pathlib, re, subprocess, sys, tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
