@@ -1,4 +1,5 @@
-/* Stands in for NVIDIA's driver in tests: one V100, or what the environment says instead. */
+/* What NVIDIA's driver tells of the cards that there are: one V100, or what the environment says instead. Tests take it for the driver,
+   and tests/gpu/card for a part of one. */
 
 #include <stddef.h>
 #include <stdio.h>
@@ -47,12 +48,13 @@ int cuDeviceGetUuid_v2(unsigned char *uuid, int device) {
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     int capability = setting("DRIVER_CAPABILITY", 70);
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
+    int pools = setting("DRIVER_POOLS", 1);
+    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 115 ? pools : 0;
     return device;
 }
 
 int cuDeviceTotalMem_v2(size_t *bytes, int device) {
-    *bytes = (size_t)16 << 30;
+    *bytes = (size_t)setting("DRIVER_MIB", 16 << 10) << 20;
     return device;
 }
 

@@ -36,8 +36,6 @@ const SOLVERS: [(&str, Solver); 3] =
 const NOISE_LAYOUTS: [(&str, NoiseLayout); 2] =
     [("torch_cuda", NoiseLayout::TorchCuda), ("torch_cpu", NoiseLayout::TorchCpu)];
 const GRADIENTS: [(&str, Gradient); 2] = [("full", Gradient::Full), ("pred_x0", Gradient::PredX0)];
-const PRECISIONS: [(&str, Precision); 3] =
-    [("single", Precision::Single), ("half", Precision::Half), ("bfloat16", Precision::Bfloat16)];
 
 /// Timesteps that Stable Diffusion was trained with: no schedule has more steps.
 const MOST_STEPS: i128 = 1000;
@@ -92,7 +90,9 @@ impl Setting {
             }
             "guidance_interval" => interval(node, diagnostics).map(Self::GuidanceInterval),
             "gradient" => node.choice(&what, &GRADIENTS, diagnostics).map(Self::Gradient),
-            "precision" => node.choice(&what, &PRECISIONS, diagnostics).map(Self::Precision),
+            "precision" => node
+                .choice(&what, &Precision::ALL.map(|precision| (precision.as_str(), precision)), diagnostics)
+                .map(Self::Precision),
             _ => None,
         }
     }

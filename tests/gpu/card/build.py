@@ -25,18 +25,19 @@ def functions(library):
 def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [HERE / name for name in ("driver.cpp", "candle.cpp", "blas.cpp", "cudnn.cpp")]
+    sources = [HERE / name for name in ("driver.cpp", "candle.cpp", "blas.cpp", "cudnn.cpp")] + [GPU / "tests/driver.c"]
     written = {name for source in sources for name in re.findall(r"^(?:int|unsigned long) (cu\w+)\(", source.read_text(), re.M)}
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
 
         def compile(source, name, flags):
-            subprocess.run(["g++", *flags, "-c", "-o", scratch / name, source], check=True)
+            compiler = ["gcc", "-fPIC"] if source.suffix == ".c" else ["g++", *flags]
+            subprocess.run([*compiler, "-c", "-o", scratch / name, source], check=True)
             return scratch / name
 
         kernels = [compile(GPU / "kernels/emulation/kernels.cpp", f"{element}.o", [*EMULATION, f"-DELEMENT_{element}"]) for element in ("F32", "F16", "BF16")]
         kernels.append(compile(GPU / "kernels/emulation/launch.cpp", "launch.o", EMULATION))
-        parts = [compile(source, source.stem + ".o", CARD) for source in sources]
+        parts = [compile(source, source.name + ".o", CARD) for source in sources]
         for library, file in LIBRARIES.items():
             stubs = scratch / f"{library}.cpp"
             stub = 'extern "C" int {0}() {{ fprintf(stderr, "card: {0} is not there\\n"); abort(); }}\n'

@@ -1,4 +1,4 @@
-// NVIDIA's driver for a card whose memory is the host's. Everything is done when it is asked for, so that any stream is in order. What would
+// NVIDIA's driver for a card whose memory is the host's, but for what it tells of the card (gpu/tests/driver.c). Everything is done when it is asked for, so that any stream is in order. What would
 // be undefined on a card ends the process: a copy beyond its memory, memory that is freed twice, a kernel that nobody knows.
 #include "../../../gpu/kernels/emulation/launch.hpp"
 #include "candle.hpp"
@@ -11,10 +11,12 @@
 #include <string>
 #include <vector>
 
+extern "C" int cuDeviceTotalMem_v2(size_t *bytes, int device);
+
 namespace {
 
 // CUresult
-constexpr int SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_CONTEXT = 201, NOT_FOUND = 500;
+constexpr int SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, NOT_FOUND = 500;
 
 std::recursive_mutex one_at_a_time;
 thread_local void *current_context;
@@ -24,12 +26,10 @@ thread_local void *current_context;
     abort();
 }
 
-int setting(const char *name, int otherwise) {
-    const char *value = getenv(name);
-    return value ? atoi(value) : otherwise;
+size_t total_bytes() {
+    size_t bytes = 0;
+    return cuDeviceTotalMem_v2(&bytes, 0), bytes;
 }
-
-size_t total_bytes() { return (size_t)setting("CARD_MIB", 65536) << 20; }
 
 struct Memory {
     std::map<const char *, size_t> pieces;
@@ -107,23 +107,6 @@ int launch(const Function &function, const unsigned *blocks, const unsigned *thr
 
 extern "C" {
 
-int cuDriverGetVersion(int *version) { return *version = setting("DRIVER_CUDA", 12080), SUCCESS; }
-int cuInit(unsigned) { return setting("DRIVER_INIT", SUCCESS); }
-int cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
-int cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal ? INVALID_DEVICE : SUCCESS; }
-int cuDeviceGetName(char *name, int length, int) { return snprintf(name, length, "A card of the host's memory"), SUCCESS; }
-int cuDeviceGetUuid_v2(unsigned char *uuid, int) { return memset(uuid, 0x11, 16), SUCCESS; }
-int cuDeviceGetUuid(unsigned char *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
-int cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = total_bytes(), SUCCESS; }
-
-// Compute capability and pools of memory; 0 otherwise.
-int cuDeviceGetAttribute(int *value, int attribute, int) {
-    int capability = setting("DRIVER_CAPABILITY", 80);
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : attribute == 115 ? setting("CARD_POOLS", 1) : 0;
-    return SUCCESS;
-}
-
-int cuDevicePrimaryCtxRetain(void **context, int) { return *context = &memory, SUCCESS; }
 int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 int cuCtxGetCurrent(void **context) { return *context = current_context, SUCCESS; }
 int cuCtxSetCurrent(void *context) { return current_context = context, SUCCESS; }
@@ -201,10 +184,5 @@ int cuLaunchKernel(
     const unsigned blocks[] = {x, y, z}, threads[] = {threads_x, threads_y, threads_z};
     return current_context ? launch(*(Function *)function, blocks, threads, shared_bytes, parameters) : INVALID_CONTEXT;
 }
-
-int cuGetErrorName(int code, const char **name) {
-    return *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_UNKNOWN", SUCCESS;
-}
-int cuGetErrorString(int code, const char **text) { return *text = code == OUT_OF_MEMORY ? "out of memory" : "unknown error", SUCCESS; }
 
 } // extern "C"

@@ -224,8 +224,7 @@ impl Store {
         precisions: &[Precision],
         max: usize,
     ) -> Result<Vec<Ready>> {
-        let (computed, lacking): (Vec<_>, Vec<_>) =
-            Precision::ALL.into_iter().partition(|precision| precisions.contains(precision));
+        let lacking: Vec<_> = Precision::ALL.into_iter().filter(|precision| !precisions.contains(precision)).collect();
         let every_condition = !self.has_conditions_in(turn, &lacking).await?;
         let mut chosen: Vec<Ready> = sqlx::query_as(
             "SELECT id, condition_id, seed, fence, attempts, max_attempts, losses FROM (
@@ -260,7 +259,7 @@ impl Store {
         .bind(max as i64)
         .bind(json_list(loaded.iter().take(MAX_LOADED))?)
         .bind(every_condition)
-        .bind(json_list(&computed)?)
+        .bind(json_list(precisions)?)
         .fetch_all(&mut self.connection)
         .await?;
         let mut known = HashSet::new();
