@@ -9,6 +9,7 @@ pub mod error;
 pub mod heartbeat;
 pub mod ids;
 pub mod job;
+pub mod names;
 pub mod outcome;
 pub mod probe;
 pub mod version;

@@ -2,11 +2,10 @@
 
 use crate::ids::{Digest, Fence, JobId, WorkerId};
 use crate::job::ModelFile;
+use crate::named;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// `POST /api/v1/result`: the job is done. The image must have been uploaded before, by this job or another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,54 +195,18 @@ pub enum FailureClass {
     Bug,
 }
 
-impl FailureClass {
-    pub const ALL: [FailureClass; 10] = [
-        Self::OutOfMemory,
-        Self::DeviceFault,
-        Self::Lost,
-        Self::Preempted,
-        Self::Drained,
-        Self::BadInput,
-        Self::NonFinite,
-        Self::Io,
-        Self::Timeout,
-        Self::Bug,
-    ];
-
-    /// The name used in the database, on the wire and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OutOfMemory => "out_of_memory",
-            Self::DeviceFault => "device_fault",
-            Self::Lost => "lost",
-            Self::Preempted => "preempted",
-            Self::Drained => "drained",
-            Self::BadInput => "bad_input",
-            Self::NonFinite => "non_finite",
-            Self::Io => "io",
-            Self::Timeout => "timeout",
-            Self::Bug => "bug",
-        }
-    }
-}
-
-impl fmt::Display for FailureClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A text that names no failure class.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a failure class")]
-pub struct UnknownFailureClass(String);
-
-impl FromStr for FailureClass {
-    type Err = UnknownFailureClass;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|class| class.as_str() == text).ok_or_else(|| UnknownFailureClass(text.to_owned()))
-    }
-}
+named!(FailureClass, "a failure class", {
+    OutOfMemory: "out_of_memory",
+    DeviceFault: "device_fault",
+    Lost: "lost",
+    Preempted: "preempted",
+    Drained: "drained",
+    BadInput: "bad_input",
+    NonFinite: "non_finite",
+    Io: "io",
+    Timeout: "timeout",
+    Bug: "bug",
+});
 
 /// What the coordinator did with a result or a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

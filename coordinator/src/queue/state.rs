@@ -5,10 +5,9 @@
 use crate::queue::clock::Millis;
 use crate::queue::policy::{Charge, Policy};
 use protocol::ids::Fence;
+use protocol::named;
 use protocol::outcome::FailureClass;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -249,39 +248,14 @@ pub fn sources(event: EventKind) -> impl Iterator<Item = State> {
     TRANSITIONS.into_iter().filter(move |row| row.event == event).map(|row| row.from)
 }
 
-impl State {
-    pub const ALL: [State; 6] = [Self::Blocked, Self::Ready, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
-
-    /// The name used in the database, on the wire and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Blocked => "blocked",
-            Self::Ready => "ready",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A text that names no state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a job state: expected blocked, ready, running, done, failed or cancelled")]
-pub struct UnknownState(String);
-
-impl FromStr for State {
-    type Err = UnknownState;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
-    }
-}
+named!(State, "a job state", {
+    Blocked: "blocked",
+    Ready: "ready",
+    Running: "running",
+    Done: "done",
+    Failed: "failed",
+    Cancelled: "cancelled",
+});
 
 #[cfg(test)]
 mod tests;

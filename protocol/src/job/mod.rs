@@ -23,10 +23,9 @@ pub use score::*;
 pub use simulate::*;
 
 use crate::ids::{Digest, Seed};
+use crate::named;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// What all seeds of a condition share. Every kind of work has its own file under `worker/src/tasks/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,36 +102,11 @@ pub enum Kind {
     Simulate,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 6] = [Self::Prepare, Self::Fit, Self::Cluster, Self::Sample, Self::Score, Self::Simulate];
-
-    /// The name used in the database, on the wire and in experiment files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Prepare => "prepare",
-            Self::Fit => "fit",
-            Self::Cluster => "cluster",
-            Self::Sample => "sample",
-            Self::Score => "score",
-            Self::Simulate => "simulate",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A text that names no kind of work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a kind of work: expected prepare, fit, cluster, sample, score or simulate")]
-pub struct UnknownKind(String);
-
-impl FromStr for Kind {
-    type Err = UnknownKind;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(text.to_owned()))
-    }
-}
+named!(Kind, "a kind of work", {
+    Prepare: "prepare",
+    Fit: "fit",
+    Cluster: "cluster",
+    Sample: "sample",
+    Score: "score",
+    Simulate: "simulate",
+});

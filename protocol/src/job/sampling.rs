@@ -1,9 +1,8 @@
 //! Parameters of the guided sampler.
 
 use crate::ids::Digest;
+use crate::named;
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
 
 /// Parameters of the guided sampler (science: Luo et al. 2023, section 3.2 and supplement).
 ///
@@ -141,36 +140,7 @@ pub enum Precision {
     Bfloat16,
 }
 
-impl Precision {
-    pub const ALL: [Self; 3] = [Self::Single, Self::Half, Self::Bfloat16];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Single => "single",
-            Self::Half => "half",
-            Self::Bfloat16 => "bfloat16",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A text that names no precision.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a precision: expected single, half or bfloat16")]
-pub struct UnknownPrecision(String);
-
-impl FromStr for Precision {
-    type Err = UnknownPrecision;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let named = |precision: &Self| precision.as_str() == text;
-        Self::ALL.into_iter().find(named).ok_or_else(|| UnknownPrecision(text.to_owned()))
-    }
-}
+named!(Precision, "a precision", { Single: "single", Half: "half", Bfloat16: "bfloat16" });
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -183,14 +153,6 @@ mod tests {
         let before = r#"{"preset":"default","steps":50,"gamma":130.0,"sag_scale":0.75,"size":[512,512],"prompt":"","final_sigma":"zero"}"#;
         assert_eq!(serde_json::to_string(&Sampling::default()).unwrap(), before);
         assert_eq!(serde_json::from_str::<Sampling>(before).unwrap(), Sampling::default());
-    }
-
-    #[test]
-    fn precisions_are_written_as_they_are_called() {
-        for precision in Precision::ALL {
-            assert_eq!(serde_json::to_value(precision).unwrap(), precision.as_str());
-            assert_eq!(precision.as_str().parse(), Ok(precision));
-        }
     }
 
     #[test]
